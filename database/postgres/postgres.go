@@ -1,0 +1,120 @@
+// Package postgres opens PostgreSQL databases, keeps their schema, and holds the outbox that every
+// service's PostgreSQL store shares.
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3"
+)
+
+// ErrOutdated is returned when a database's schema is not the one this program was built for.
+var ErrOutdated = errors.New("postgres: the schema is not up to date; run `flashsale migrate`")
+
+// ErrUnsafe is returned when the server would lose acknowledged commits.
+var ErrUnsafe = errors.New("postgres: unsafe server settings")
+
+// Open connects to the database of the URL, trying for up to patience, and returns a pool of at
+// most conns connections.
+func Open(ctx context.Context, url string, conns int32, patience time.Duration) (*pgxpool.Pool, error) {
+	cfg, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, fmt.Errorf("postgres: the database URL is not valid (want postgres://user:password@host:port/database): %w", err)
+	}
+	cfg.MaxConns = conns
+	pool, err := pgxpool.NewWithConfig(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("postgres: %w", err)
+	}
+	wait := backoff.NewExponentialBackOff(backoff.WithInitialInterval(50*time.Millisecond), backoff.WithMaxElapsedTime(patience))
+	if err := backoff.Retry(func() error { return pool.Ping(ctx) }, backoff.WithContext(wait, ctx)); err != nil {
+		pool.Close()
+		return nil, fmt.Errorf("postgres: no answer from %s:%d/%s in %s; is the server running? %w",
+			cfg.ConnConfig.Host, cfg.ConnConfig.Port, cfg.ConnConfig.Database, patience, err)
+	}
+	return pool, nil
+}
+
+// Migrate brings the schema to the newest of the migrations in files (goose, *.sql).
+func Migrate(ctx context.Context, pool *pgxpool.Pool, files fs.FS) error {
+	db := stdlib.OpenDBFromPool(pool)
+	defer func() { _ = db.Close() }()
+	p, err := goose.NewProvider(goose.DialectPostgres, db, files)
+	if err != nil {
+		return fmt.Errorf("postgres: migrations: %w", err)
+	}
+	if _, err := p.Up(ctx); err != nil {
+		return fmt.Errorf("postgres: migrations: %w", err)
+	}
+	return nil
+}
+
+// CheckVersion returns ErrOutdated unless the schema is the newest of the migrations in files.
+func CheckVersion(ctx context.Context, pool *pgxpool.Pool, files fs.FS) error {
+	db := stdlib.OpenDBFromPool(pool)
+	defer func() { _ = db.Close() }()
+	p, err := goose.NewProvider(goose.DialectPostgres, db, files)
+	if err != nil {
+		return fmt.Errorf("postgres: migrations: %w", err)
+	}
+	sources := p.ListSources()
+	want := sources[len(sources)-1].Version
+	// Asked without goose: its GetDBVersion would create the version table, and a check changes nothing.
+	var have int64
+	err = pool.QueryRow(ctx, `SELECT coalesce(max(version_id), 0) FROM goose_db_version WHERE is_applied`).Scan(&have)
+	if err != nil && Code(err) != "42P01" { // undefined_table: never migrated
+		return fmt.Errorf("postgres: schema version: %w", err)
+	}
+	if have != want {
+		return fmt.Errorf("%w (database %s: version %d, wanted %d)", ErrOutdated, pool.Config().ConnConfig.Database, have, want)
+	}
+	return nil
+}
+
+// CheckSafe returns ErrUnsafe, with what to change, when the server does not keep what it has
+// committed through a crash.
+func CheckSafe(ctx context.Context, pool *pgxpool.Pool) error {
+	for _, name := range []string{"fsync", "full_page_writes", "synchronous_commit"} {
+		var value string
+		if err := pool.QueryRow(ctx, `SELECT current_setting($1)`, name).Scan(&value); err != nil {
+			return fmt.Errorf("postgres: setting %s: %w", name, err)
+		}
+		if value == "off" {
+			return fmt.Errorf("%w: %s is off, so a crash would lose acknowledged reservations; run ALTER SYSTEM SET %s = on and reload the server", ErrUnsafe, name, name)
+		}
+	}
+	return nil
+}
+
+// Code returns the SQLSTATE of err, or "" when it is not an answer of the server.
+func Code(err error) string {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		return pg.Code
+	}
+	return ""
+}
+
+// Constraint returns the constraint that err names, or "".
+func Constraint(err error) string {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		return pg.ConstraintName
+	}
+	return ""
+}
+
+// Conflict reports whether the server gave up a transaction that can be run again: a deadlock or a
+// serialization failure. Nothing of it happened.
+func Conflict(err error) bool {
+	c := Code(err)
+	return c == "40P01" || c == "40001"
+}

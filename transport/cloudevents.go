@@ -1,0 +1,92 @@
+package transport
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"flashsale/id"
+)
+
+// cloudEvent is the wire form: CloudEvents 1.0, structured mode, JSON format.
+type cloudEvent struct {
+	SpecVersion   string          `json:"specversion"`
+	ID            string          `json:"id"`
+	Type          string          `json:"type"`
+	Source        string          `json:"source"`
+	Subject       string          `json:"subject"`
+	Time          string          `json:"time"`
+	ContentType   string          `json:"datacontenttype"`
+	SchemaVersion int             `json:"schemaversion"`
+	TraceParent   string          `json:"traceparent,omitempty"`
+	Data          json.RawMessage `json:"data"`
+}
+
+const (
+	typePrefix   = "flashsale."
+	sourcePrefix = "/flashsale/"
+	// MaxEnvelope bounds the wire form of one envelope, in bytes.
+	MaxEnvelope = 256 << 10
+)
+
+// ContentType is the media type of the wire form.
+const ContentType = "application/cloudevents+json; charset=utf-8"
+
+// Marshal returns the wire form of an envelope.
+func Marshal(e Envelope) ([]byte, error) {
+	data := e.Data
+	if data == nil {
+		data = json.RawMessage("{}")
+	}
+	return json.Marshal(cloudEvent{
+		SpecVersion: "1.0", ID: e.ID.String(), Type: typePrefix + e.Type, Source: sourcePrefix + string(e.Source),
+		Subject: e.Subject.String(), Time: e.Time.UTC().Format(time.RFC3339Nano), ContentType: "application/json",
+		SchemaVersion: SchemaVersion, TraceParent: e.TraceParent, Data: data,
+	})
+}
+
+// Unmarshal reads the wire form. Its errors are Permanent and say what is wrong: not an envelope,
+// or a schema version that this program does not know.
+func Unmarshal(b []byte) (Envelope, error) {
+	bad := func(format string, args ...any) (Envelope, error) {
+		return Envelope{}, Permanent(fmt.Errorf("transport: not an envelope: "+format, args...))
+	}
+	if len(b) > MaxEnvelope {
+		return bad("%d bytes, of at most %d", len(b), MaxEnvelope)
+	}
+	var c cloudEvent
+	if err := json.Unmarshal(b, &c); err != nil {
+		return bad("%w", err)
+	}
+	if c.SpecVersion != "1.0" {
+		return bad("specversion %q, want 1.0", c.SpecVersion)
+	}
+	if c.SchemaVersion != SchemaVersion {
+		return bad("schemaversion %d, this program knows %d", c.SchemaVersion, SchemaVersion)
+	}
+	kind, ok := strings.CutPrefix(c.Type, typePrefix)
+	if !ok || kind == "" {
+		return bad("type %q, want the prefix %q", c.Type, typePrefix)
+	}
+	source, ok := strings.CutPrefix(c.Source, sourcePrefix)
+	if !ok {
+		return bad("source %q, want the prefix %q", c.Source, sourcePrefix)
+	}
+	eid, err := id.Parse(c.ID)
+	if err != nil {
+		return bad("id: %w", err)
+	}
+	subject, err := id.Parse(c.Subject)
+	if err != nil {
+		return bad("subject: %w", err)
+	}
+	at, err := time.Parse(time.RFC3339Nano, c.Time)
+	if err != nil {
+		return bad("time: %w", err)
+	}
+	return Envelope{
+		ID: eid, Type: kind, Source: Service(source), Subject: subject, Time: at.UTC(),
+		TraceParent: c.TraceParent, Data: c.Data,
+	}, nil
+}

@@ -1,0 +1,180 @@
+// Package transport defines how one service hands a step of the flow to another: the envelope,
+// the handler, the receipt, and the contract that inproc, httptransport and amqp implement.
+package transport
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"flashsale/id"
+)
+
+// Service names a service: the address of an envelope and the name of its queue.
+type Service string
+
+// The services that envelopes are addressed to.
+const (
+	Reservation  Service = "reservation"
+	Inventory    Service = "inventory"
+	Order        Service = "order"
+	Payment      Service = "payment"
+	Catalog      Service = "catalog"
+	Notification Service = "notification"
+	Account      Service = "account" // only asked, never sent to
+)
+
+// SchemaVersion is the version of every event's schema that this program writes and reads.
+const SchemaVersion = 1
+
+// Envelope is one event or command on its way: a CloudEvents 1.0 event in structured JSON.
+type Envelope struct {
+	ID          id.ID           // the same event always has the same id, however often it is sent
+	Type        string          // such as "reservation.held"
+	Source      Service         // who says it
+	Subject     id.ID           // what it is about; order is kept per subject where it matters
+	Time        time.Time       // when it was said, UTC
+	TraceParent string          // W3C trace context, empty when there is none
+	Data        json.RawMessage // the payload, a JSON object
+}
+
+// New returns the envelope of an event that happens once per subject: its id is derived from type
+// and subject, so that saying it twice is recognised. It panics when data cannot be encoded, which
+// for the payload structs of this project cannot happen.
+func New(kind string, source Service, subject id.ID, at time.Time, trace string, data any) Envelope {
+	return Repeatable(kind, source, subject, "", at, trace, data)
+}
+
+// Repeatable is New for an event that can happen several times per subject; the discriminator
+// (such as the adjustment's id) tells the occurrences apart.
+func Repeatable(kind string, source Service, subject id.ID, discriminator string, at time.Time, trace string, data any) Envelope {
+	body, err := json.Marshal(data)
+	if err != nil {
+		panic(fmt.Sprintf("transport: payload of %s: %v", kind, err))
+	}
+	return Envelope{
+		ID: id.Derive("event", kind, subject.String(), discriminator), Type: kind, Source: source,
+		Subject: subject, Time: at.UTC(), TraceParent: trace, Data: body,
+	}
+}
+
+// Decode reads the payload of an envelope into a T. Its error is Permanent: a payload that does
+// not decode now never will.
+func Decode[T any](e Envelope) (T, error) {
+	var v T
+	if err := json.Unmarshal(e.Data, &v); err != nil {
+		return v, Permanent(fmt.Errorf("payload of %s %s: %w", e.Type, e.ID, err))
+	}
+	return v, nil
+}
+
+// Handler does one service's part for an envelope and returns the envelopes that followed from
+// it. It may be called again with the same envelope and must then have no second effect. A
+// business refusal is an envelope, not an error. An error marked Permanent is never tried again;
+// any other error means "try again".
+type Handler func(ctx context.Context, e Envelope) ([]Envelope, error)
+
+// Receipt says what became of a sent envelope. Decided means that the handler has finished and
+// Events is what followed, all the way down. Otherwise the envelope was accepted: stored durably,
+// it will be handled, and Events is empty.
+type Receipt struct {
+	Decided bool
+	Events  []Envelope
+}
+
+// Find returns the first event of this type in the receipt.
+func (r Receipt) Find(kind string) (Envelope, bool) {
+	for _, e := range r.Events {
+		if e.Type == kind {
+			return e, true
+		}
+	}
+	return Envelope{}, false
+}
+
+// Sender delivers an envelope to a service, at least once.
+//
+// When Send returns ErrUnavailable or ErrOverloaded the envelope was certainly not handled and
+// never will be. Any other error, context.DeadlineExceeded and context.Canceled included, means
+// unknown: it may have been handled, or may be later.
+type Sender interface {
+	Send(ctx context.Context, to Service, e Envelope) (Receipt, error)
+}
+
+// Transport sends to services and runs the handlers of those that live in this process.
+type Transport interface {
+	Sender
+	// Handle registers the handler of a service, before Start.
+	Handle(to Service, h Handler)
+	// Start begins to deliver to the registered handlers and returns.
+	Start(ctx context.Context) error
+	// Stop takes in nothing new, finishes the handlers under way or until ctx ends, and returns.
+	// It may be called twice.
+	Stop(ctx context.Context) error
+}
+
+// Question is a read that one service asks of another; it changes nothing and is never queued.
+type Question struct {
+	Name string          // such as "inventory.reservation"
+	Data json.RawMessage // the arguments, a JSON object
+}
+
+// Answerer answers the questions put to one service. It returns an error marked Permanent for a
+// question it does not know.
+type Answerer func(ctx context.Context, q Question) (json.RawMessage, error)
+
+// Asker puts a question to a service and waits for the answer. It returns ErrUnavailable when the
+// service cannot be reached; asking again is always safe.
+type Asker interface {
+	Ask(ctx context.Context, to Service, q Question) (json.RawMessage, error)
+}
+
+// Errors of Send and Ask.
+var (
+	// ErrUnavailable is returned when the service could not be reached: nothing was handed over.
+	ErrUnavailable = errors.New("transport: the service cannot be reached; try again shortly")
+	// ErrOverloaded is returned when the service or its queue is full: nothing was handed over.
+	ErrOverloaded = errors.New("transport: the service is overloaded; try again shortly")
+	// ErrStopped is returned by Send after Stop: nothing was handed over.
+	ErrStopped = fmt.Errorf("transport: stopped: %w", ErrUnavailable)
+)
+
+// permanent marks an error that trying again cannot mend.
+type permanent struct{ err error }
+
+func (p permanent) Error() string { return p.err.Error() }
+func (p permanent) Unwrap() error { return p.err }
+
+// Permanent marks err as one that trying again cannot mend: the envelope is a dead letter.
+func Permanent(err error) error {
+	if err == nil {
+		return nil
+	}
+	return permanent{err}
+}
+
+// IsPermanent reports whether err was marked by Permanent.
+func IsPermanent(err error) bool {
+	var p permanent
+	return errors.As(err, &p)
+}
+
+// NothingHandled reports whether err, from Send, means that the envelope was certainly not
+// handled and never will be.
+func NothingHandled(err error) bool {
+	return errors.Is(err, ErrUnavailable) || errors.Is(err, ErrOverloaded)
+}
+
+// Outbox is where a service's store keeps the envelopes that its transactions said, until they
+// have been sent.
+type Outbox interface {
+	// Unsent leases up to limit envelopes written longer ago than age and not leased by another
+	// relay; a lease ends by itself after ten seconds. The oldest come first.
+	Unsent(ctx context.Context, age time.Duration, limit int) ([]Envelope, error)
+	// MarkSent removes envelopes from the outbox. Unknown ids are ignored.
+	MarkSent(ctx context.Context, ids []id.ID) error
+	// Backlog counts what is unsent and returns the age of the oldest, for the audit.
+	Backlog(ctx context.Context) (count int, oldest time.Duration, err error)
+}
