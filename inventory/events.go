@@ -86,6 +86,15 @@ type ReservationData struct {
 	Cart        id.ID             `json:"cart,omitzero"`
 	CreatedAt   time.Time         `json:"created_at"`
 	ExpiresAt   time.Time         `json:"expires_at"`
+	// Replayed says that the reservation had been made before by the same request. It is said to
+	// the sender only, never in the outbox.
+	Replayed bool `json:"replayed,omitempty"`
+}
+
+// CancelData is the payload of reservation.cancel_requested.
+type CancelData struct {
+	Reservation id.ID `json:"reservation"`
+	User        id.ID `json:"user"`
 }
 
 // Data returns the payload for a reservation.

@@ -1,0 +1,282 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"flashsale/id"
+	"flashsale/inventory"
+	"flashsale/money"
+	"flashsale/reservation"
+)
+
+// SaleReader reads a sale from the ledger: directly, or by asking the inventory service.
+type SaleReader interface {
+	Sale(ctx context.Context, sale id.ID) (inventory.Sale, error)
+}
+
+// Admission draws units from the gate for requests: validated against the sale's terms, from the
+// shopper's home shard first, then from the others, and over several shards when it must be.
+type Admission struct {
+	gate    inventory.Gate
+	sales   *saleCache
+	clock   func() time.Time
+	pending time.Duration
+	log     *slog.Logger
+}
+
+// NewAdmission returns an Admission. pending is how long a take may stay undecided before the
+// reaper asks the ledger about it; fresh is how old the sale's terms may be.
+func NewAdmission(gate inventory.Gate, sales SaleReader, clock func() time.Time, pending, fresh time.Duration, log *slog.Logger) *Admission {
+	return &Admission{
+		gate: gate, sales: newSaleCache(sales, clock, fresh), clock: clock, pending: pending, log: log,
+	}
+}
+
+// refused is a refusal with what the gate remembers of the shopper.
+type refused struct {
+	error
+	had int // units the shopper had already: the request may be a repetition that won
+}
+
+func (r refused) Unwrap() error { return r.error }
+
+const admitAttempts = 4
+
+// Admit takes the units of a request at the gate and returns the claim for the ledger. seen is the
+// price the shopper saw, or zero. Refusals are the reservation errors, and nothing is taken then.
+// ErrOverloaded when gate or ledger cannot be reached.
+func (a *Admission) Admit(ctx context.Context, req reservation.Request, seen money.Money, trace string) (inventory.Claim, error) {
+	for attempt := 0; ; attempt++ {
+		sale, err := a.sales.get(ctx, req.Sale, attempt > 0)
+		if err != nil {
+			if errors.Is(err, inventory.ErrUnknownSale) {
+				return inventory.Claim{}, reservation.ErrSaleNotOpen
+			}
+			a.log.WarnContext(ctx, "the sale cannot be read", "sale", req.Sale, "error", err)
+			return inventory.Claim{}, reservation.ErrOverloaded
+		}
+		item, err := a.check(sale, req, seen)
+		if err != nil {
+			return inventory.Claim{}, err
+		}
+		legs, stale, err := a.draw(ctx, sale, item, req)
+		if err == nil {
+			return inventory.Claim{Request: req, Legs: legs, TraceParent: trace}, nil
+		}
+		// A shard that was fenced, closed or out of reach may have units: no "held out" on hearsay.
+		if !stale || attempt+1 == admitAttempts {
+			return inventory.Claim{}, err
+		}
+		select {
+		case <-ctx.Done():
+			return inventory.Claim{}, err
+		case <-time.After(time.Duration(attempt+1) * 20 * time.Millisecond):
+		}
+	}
+}
+
+// check holds a request against the sale's terms. The ledger checks status, limit and item again.
+func (a *Admission) check(sale inventory.Sale, req reservation.Request, seen money.Money) (inventory.Item, error) {
+	if !sale.OpenAt(a.clock()) {
+		return inventory.Item{}, reservation.ErrSaleNotOpen
+	}
+	most := reservation.MaxQuantity
+	if sale.Limit > 0 && sale.Limit < most {
+		most = sale.Limit
+	}
+	for _, item := range sale.Items {
+		if item.SKU != req.SKU {
+			continue
+		}
+		if req.Quantity < 1 || req.Quantity > most {
+			return item, reservation.ErrQuantity
+		}
+		if (seen != money.Money{}) && seen != item.UnitPrice {
+			return item, reservation.ErrPrice
+		}
+		return item, nil
+	}
+	return inventory.Item{}, reservation.ErrUnknownItem
+}
+
+// draw takes the units. stale says that a bucket could not be asked, so that the refusal is not
+// the whole truth.
+func (a *Admission) draw(ctx context.Context, sale inventory.Sale, item inventory.Item, req reservation.Request) (legs []inventory.Leg, stale bool, err error) {
+	n := len(item.Buckets)
+	if n == 0 {
+		return nil, true, reservation.ErrOverloaded
+	}
+	home := inventory.HomeShard(req.User, n)
+	had, free := 0, int64(0)
+	left := make([]int64, n)
+	limited := false
+	for k := range n { // the whole quantity from one bucket
+		i := (home + k) % n
+		leg, taken, err := a.take(ctx, sale, item.Buckets[i], req, req.Quantity)
+		had += taken.UserHas
+		switch {
+		case err == nil:
+			return []inventory.Leg{leg}, false, nil
+		case errors.Is(err, inventory.ErrShort):
+			left[i] = taken.Available
+			free += taken.Available
+		case errors.Is(err, reservation.ErrLimitReached):
+			limited = true
+		default:
+			stale = true
+		}
+		if ctx.Err() != nil {
+			return nil, false, reservation.ErrOverloaded
+		}
+		if limited {
+			return nil, false, refused{reservation.ErrLimitReached, had}
+		}
+	}
+	if free >= int64(req.Quantity) { // combined, in the order of the shards, as the ledger locks
+		need := req.Quantity
+		for i := range n {
+			want := min(int64(need), left[i])
+			if want <= 0 {
+				continue
+			}
+			leg, _, err := a.take(ctx, sale, item.Buckets[i], req, int(want))
+			if err != nil {
+				continue
+			}
+			legs = append(legs, leg)
+			if need -= int(want); need == 0 {
+				return legs, false, nil
+			}
+		}
+		a.giveBack(ctx, legs)
+		stale = true // somebody was faster in between: look again
+	}
+	if stale {
+		return nil, true, refused{reservation.ErrOverloaded, had}
+	}
+	if _, sold := item.Sum(); sold == item.Total {
+		return nil, false, refused{reservation.ErrSoldOut, had}
+	}
+	return nil, false, refused{reservation.ErrHeldOut, had}
+}
+
+// take asks one bucket. A take whose answer was lost is aborted at once: it was never handed to the
+// ledger. If that is lost too, the reaper finds it after its deadline.
+func (a *Admission) take(ctx context.Context, sale inventory.Sale, b inventory.Bucket, req reservation.Request, qty int) (inventory.Leg, inventory.Taken, error) {
+	now := a.clock()
+	t := inventory.Take{
+		ID: id.New(now), Bucket: b.ID, Epoch: b.Epoch, User: req.User, Qty: qty, Limit: sale.Limit,
+		Deadline: now.Add(a.pending),
+	}
+	leg := inventory.Leg{Take: t.ID, Bucket: b.ID, Epoch: b.Epoch, Qty: qty}
+	taken, err := a.gate.Take(ctx, t)
+	if errors.Is(err, inventory.ErrUncertain) {
+		a.giveBack(ctx, []inventory.Leg{leg})
+	}
+	return leg, taken, err
+}
+
+// giveBack aborts takes that were never handed to the ledger.
+func (a *Admission) giveBack(ctx context.Context, legs []inventory.Leg) {
+	if len(legs) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	if err := a.gate.Abort(ctx, refs(legs)); err != nil {
+		a.log.WarnContext(ctx, "takes wait for the reaper", "bucket", legs[0].Bucket, "takes", len(legs), "error", err)
+	}
+}
+
+func refs(legs []inventory.Leg) []inventory.TakeRef {
+	rs := make([]inventory.TakeRef, len(legs))
+	for i, l := range legs {
+		rs[i] = inventory.TakeRef{ID: l.Take, Bucket: l.Bucket, Epoch: l.Epoch}
+	}
+	return rs
+}
+
+// saleCache keeps the terms of sales for a moment. While one caller reads a sale again, the others
+// go on with what is there.
+type saleCache struct {
+	read  SaleReader
+	clock func() time.Time
+	fresh time.Duration
+
+	mu    sync.Mutex
+	sales map[id.ID]*cachedSale
+}
+
+type cachedSale struct {
+	mu      sync.Mutex
+	sale    inventory.Sale
+	err     error
+	at      time.Time     // of the last answer; zero before the first
+	reading chan struct{} // closed when the read under way ends; nil when there is none
+}
+
+// maxCachedSales bounds the memory that requests for sales that do not exist can take.
+const maxCachedSales = 20_000
+
+func newSaleCache(read SaleReader, clock func() time.Time, fresh time.Duration) *saleCache {
+	return &saleCache{read: read, clock: clock, fresh: fresh, sales: map[id.ID]*cachedSale{}}
+}
+
+// get returns a sale. With must set, one that was read after the call began.
+func (c *saleCache) get(ctx context.Context, sale id.ID, must bool) (inventory.Sale, error) {
+	c.mu.Lock()
+	e := c.sales[sale]
+	if e == nil {
+		if len(c.sales) >= maxCachedSales {
+			clear(c.sales)
+		}
+		e = &cachedSale{}
+		c.sales[sale] = e
+	}
+	c.mu.Unlock()
+
+	for {
+		e.mu.Lock()
+		known := !e.at.IsZero() && e.err == nil
+		if known && !must && (c.clock().Sub(e.at) < c.fresh || e.reading != nil) {
+			s := e.sale
+			e.mu.Unlock()
+			return s, nil
+		}
+		if !known && !must && !e.at.IsZero() && c.clock().Sub(e.at) < c.fresh {
+			err := e.err
+			e.mu.Unlock()
+			return inventory.Sale{}, err
+		}
+		wait := e.reading
+		if wait == nil {
+			e.reading = make(chan struct{})
+			e.mu.Unlock()
+			return c.refresh(ctx, sale, e)
+		}
+		e.mu.Unlock()
+		select {
+		case <-wait:
+			must = false // what is there now was read after this call began, or nearly so
+		case <-ctx.Done():
+			return inventory.Sale{}, ctx.Err()
+		}
+	}
+}
+
+func (c *saleCache) refresh(ctx context.Context, sale id.ID, e *cachedSale) (inventory.Sale, error) {
+	// Others wait for this read: it must not end with one impatient caller.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	s, err := c.read.Sale(ctx, sale)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.sale, e.err, e.at = s, err, c.clock()
+	close(e.reading)
+	e.reading = nil
+	return s, err
+}

@@ -1,0 +1,208 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"flashsale/id"
+	"flashsale/transport"
+)
+
+// Flow sends events where the table says, and keeps the outboxes: an event is removed from its
+// service's outbox once its handler has it, and sent again by the relay if that was never seen.
+type Flow struct {
+	routes map[string]transport.Service
+	send   transport.Sender
+	step   time.Duration
+	log    *slog.Logger
+	boxes  map[transport.Service]*outbox
+}
+
+// NewFlow returns a flow over a transport. step bounds one handler's work, its follow-ups
+// included.
+func NewFlow(send transport.Sender, step time.Duration, log *slog.Logger) *Flow {
+	f := &Flow{
+		routes: map[string]transport.Service{}, send: send, step: step, log: log,
+		boxes: map[transport.Service]*outbox{},
+	}
+	for _, r := range Table() {
+		f.routes[r.Event] = r.To
+	}
+	return f
+}
+
+// Keep registers the outbox of a service of this process, before anything is sent.
+func (f *Flow) Keep(service transport.Service, box transport.Outbox) {
+	f.boxes[service] = newOutbox(service, box, f.log)
+}
+
+// Dispatch sends an event to its service.
+func (f *Flow) Dispatch(ctx context.Context, e transport.Envelope) (transport.Receipt, error) {
+	to, ok := f.routes[e.Type]
+	if !ok {
+		return transport.Receipt{}, fmt.Errorf("engine: no route for event %q", e.Type)
+	}
+	return f.send.Send(ctx, to, e)
+}
+
+// Handler wraps a service's handler for the transport: what follows is sent on at once, and the
+// answer is everything that followed, all the way down.
+func (f *Flow) Handler(service transport.Service, handle transport.Handler) transport.Handler {
+	return func(ctx context.Context, e transport.Envelope) ([]transport.Envelope, error) {
+		ctx, cancel := context.WithTimeout(ctx, f.step)
+		defer cancel()
+		followed, err := handle(ctx, e)
+		if err != nil {
+			f.log.WarnContext(ctx, "step failed", "service", service, "event", e.Type, "subject", e.Subject,
+				"trace", e.TraceParent, "permanent", transport.IsPermanent(err), "error", err)
+			return nil, err
+		}
+		return f.Follow(ctx, service, followed), nil
+	}
+}
+
+// Follow sends events that a service has committed (they are in its outbox) and returns them with
+// everything that followed. A failure to send is not a failure of the step: the relay repeats it.
+func (f *Flow) Follow(ctx context.Context, service transport.Service, events []transport.Envelope) []transport.Envelope {
+	all := events
+	for _, e := range events {
+		if _, routed := f.routes[e.Type]; !routed {
+			continue
+		}
+		receipt, err := f.Dispatch(ctx, e)
+		if err != nil {
+			f.log.WarnContext(ctx, "event stays in the outbox", "service", service, "event", e.Type,
+				"subject", e.Subject, "trace", e.TraceParent, "error", err)
+			continue
+		}
+		f.Sent(service, e.ID)
+		all = append(all[:len(all):len(all)], receipt.Events...)
+	}
+	return all
+}
+
+// Sent notes that an event has reached its service; its outbox row goes with the next batch.
+func (f *Flow) Sent(service transport.Service, event id.ID) {
+	if box := f.boxes[service]; box != nil {
+		box.sent(event)
+	}
+}
+
+// Run keeps the outboxes until ctx ends: removes what was sent, and relays what was not.
+func (f *Flow) Run(ctx context.Context) error {
+	return runAll(ctx, func(run func(func(context.Context) error)) {
+		for _, box := range f.boxes {
+			run(box.sweep)
+			run(func(ctx context.Context) error {
+				return every(ctx, f.log, relayEvery, "relay "+string(box.service), func(ctx context.Context) error {
+					return f.relay(ctx, box)
+				})
+			})
+		}
+	})
+}
+
+const (
+	relayEvery = 500 * time.Millisecond
+	relayAge   = 2 * time.Second // younger rows are on their way already
+	relayBatch = 256
+	sweepBatch = 1000
+	sweepQueue = 100_000
+)
+
+// relay sends what has been in the outbox for longer than a direct send takes. Handlers know the
+// events by id and state, so sending one twice has no second effect.
+func (f *Flow) relay(ctx context.Context, box *outbox) error {
+	for {
+		es, err := box.store.Unsent(ctx, relayAge, relayBatch)
+		if err != nil {
+			return err
+		}
+		done := make(chan error, len(es))
+		slots := make(chan struct{}, 16)
+		for _, e := range es {
+			slots <- struct{}{}
+			go func() {
+				defer func() { <-slots }()
+				c, cancel := context.WithTimeout(ctx, f.step)
+				defer cancel()
+				_, err := f.Dispatch(c, e)
+				if err == nil {
+					box.sent(e.ID)
+				} else {
+					err = fmt.Errorf("%s of %s: %w", e.Type, e.Subject, err)
+				}
+				done <- err
+			}()
+		}
+		var failed error
+		for range es {
+			if err := <-done; err != nil {
+				failed = err
+			}
+		}
+		if failed != nil || len(es) < relayBatch {
+			return failed
+		}
+	}
+}
+
+// outbox pairs a service's outbox with the ids that are to be removed from it.
+type outbox struct {
+	service transport.Service
+	store   transport.Outbox
+	gone    chan id.ID
+	log     *slog.Logger
+}
+
+func newOutbox(service transport.Service, store transport.Outbox, log *slog.Logger) *outbox {
+	return &outbox{service: service, store: store, gone: make(chan id.ID, sweepQueue), log: log}
+}
+
+// sent never blocks: an id that finds the queue full is relayed once more, without a second effect.
+func (o *outbox) sent(event id.ID) {
+	select {
+	case o.gone <- event:
+	default:
+	}
+}
+
+// sweep removes sent events in groups, and when ctx ends, those still waiting.
+func (o *outbox) sweep(ctx context.Context) error {
+	last := context.WithoutCancel(ctx)
+	for {
+		select {
+		case first := <-o.gone:
+			o.remove(last, first)
+		case <-ctx.Done():
+			for {
+				select {
+				case first := <-o.gone:
+					o.remove(last, first)
+				default:
+					return nil
+				}
+			}
+		}
+	}
+}
+
+func (o *outbox) remove(ctx context.Context, first id.ID) {
+	ids := append(make([]id.ID, 0, 64), first)
+	for len(ids) < sweepBatch {
+		select {
+		case v := <-o.gone:
+			ids = append(ids, v)
+			continue
+		default:
+		}
+		break
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if err := o.store.MarkSent(ctx, ids); err != nil {
+		o.log.WarnContext(ctx, "sent events stay in the outbox and are sent once more", "service", o.service, "error", err)
+	}
+}

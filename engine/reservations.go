@@ -1,0 +1,166 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"flashsale/id"
+	"flashsale/inventory"
+	"flashsale/money"
+	"flashsale/reservation"
+	"flashsale/transport"
+)
+
+// ReservationReader reads a reservation from the ledger: directly, or by asking the inventory
+// service. It returns reservation.ErrNotFound when there is none.
+type ReservationReader interface {
+	Find(ctx context.Context, reservation id.ID) (reservation.Reservation, error)
+}
+
+// Reservations are the reservation service's use cases: reserve, cancel, status.
+type Reservations struct {
+	admission *Admission
+	flow      *Flow
+	read      ReservationReader
+	promise   bool
+	clock     func() time.Time
+	log       *slog.Logger
+}
+
+// NewReservations returns the use cases. promise says that the flow answers "accepted": a refusal
+// after that must be recorded as a decision.
+func NewReservations(admission *Admission, flow *Flow, read ReservationReader, promise bool, clock func() time.Time, log *slog.Logger) *Reservations {
+	return &Reservations{admission: admission, flow: flow, read: read, promise: promise, clock: clock, log: log}
+}
+
+// Outcome is what became of a request. Not Decided means accepted: stored durably, it will be
+// decided, and Reservation has its id and the state requested.
+type Outcome struct {
+	Reservation reservation.Reservation
+	Decided     bool
+	Replayed    bool // the same request had been answered before
+}
+
+// Reserve binds units for a shopper: take at the gate, commit in the ledger, and only then
+// "reserved". seen is the price the shopper saw, or zero. A refusal is one of the reservation
+// errors. ErrOverloaded means that nothing was reserved; ErrUncertain that nobody knows yet, and
+// that repeating the request with its key finds out.
+func (r *Reservations) Reserve(ctx context.Context, req reservation.Request, seen money.Money, trace string) (Outcome, error) {
+	claim, err := r.admission.Admit(ctx, req, seen, trace)
+	if err != nil {
+		return r.replay(ctx, req, err)
+	}
+	// The discriminator is the take: a repeated request brings new takes, and they must be heard of.
+	e := transport.Repeatable(inventory.EventRequested, transport.Reservation, req.ID(), claim.Legs[0].Take.String(),
+		r.clock(), trace, inventory.NewClaimData(claim, r.promise))
+	receipt, err := r.flow.Dispatch(ctx, e)
+	switch {
+	case err != nil && transport.NothingHandled(err):
+		r.admission.giveBack(ctx, claim.Legs)
+		return Outcome{}, reservation.ErrOverloaded
+	case err != nil:
+		r.log.WarnContext(ctx, "reservation uncertain", "reservation", req.ID(), "trace", trace, "error", err)
+		return Outcome{}, reservation.ErrUncertain
+	case !receipt.Decided:
+		return Outcome{Reservation: reservation.Reservation{
+			ID: req.ID(), User: req.User, Sale: req.Sale, SKU: req.SKU, Quantity: req.Quantity, Cart: req.Cart,
+			State: reservation.Requested,
+		}}, nil
+	}
+	return outcome(receipt, inventory.EventHeld, inventory.EventRefused)
+}
+
+// outcome reads the decision out of a receipt.
+func outcome(receipt transport.Receipt, yes, no string) (Outcome, error) {
+	if e, ok := receipt.Find(yes); ok {
+		d, err := transport.Decode[inventory.ReservationData](e)
+		return Outcome{Reservation: d.Row(), Decided: true, Replayed: d.Replayed}, err
+	}
+	if e, ok := receipt.Find(no); ok {
+		d, err := transport.Decode[inventory.ReservationData](e)
+		if err != nil {
+			return Outcome{}, err
+		}
+		return Outcome{Reservation: d.Row(), Decided: true}, reservation.Refusal(d.Reason)
+	}
+	return Outcome{}, reservation.ErrUncertain
+}
+
+// replay answers a refused shopper who may be repeating a request that won. Only somebody whom the
+// gate remembers with units is looked up, so losers never reach the ledger.
+func (r *Reservations) replay(ctx context.Context, req reservation.Request, refusal error) (Outcome, error) {
+	var known refused
+	if !errors.As(refusal, &known) || known.had == 0 {
+		return Outcome{}, plain(refusal)
+	}
+	row, err := r.read.Find(ctx, req.ID())
+	switch {
+	case errors.Is(err, reservation.ErrNotFound):
+		return Outcome{}, plain(refusal)
+	case err != nil:
+		r.log.WarnContext(ctx, "a repeated request cannot be looked up", "reservation", req.ID(), "error", err)
+		return Outcome{}, reservation.ErrOverloaded
+	case row.Sale != req.Sale || row.SKU != req.SKU || row.Quantity != req.Quantity || row.Cart != req.Cart:
+		return Outcome{}, reservation.ErrKeyReused
+	case row.State == reservation.Refused:
+		return Outcome{}, reservation.Refusal(row.Reason)
+	}
+	return Outcome{Reservation: row, Decided: true, Replayed: true}, nil
+}
+
+// plain takes the refusal out of its wrapping.
+func plain(err error) error {
+	var known refused
+	if errors.As(err, &known) {
+		return known.error
+	}
+	return err
+}
+
+// Cancel gives a held reservation back. ErrNotFound when it is not this shopper's, ErrExpired,
+// ErrIllegalMove, ErrUncertain, ErrOverloaded.
+func (r *Reservations) Cancel(ctx context.Context, user, v id.ID, trace string) (Outcome, error) {
+	row, err := r.Status(ctx, user, v)
+	switch {
+	case err != nil:
+		return Outcome{}, err
+	case row.State == reservation.Cancelled:
+		return Outcome{Reservation: row, Decided: true, Replayed: true}, nil
+	case row.State == reservation.Expired:
+		return Outcome{Reservation: row, Decided: true}, reservation.ErrExpired
+	case row.State != reservation.Held:
+		return Outcome{Reservation: row, Decided: true}, reservation.ErrIllegalMove
+	}
+	e := transport.New(inventory.EventCancelRequest, transport.Reservation, v, r.clock(), trace, inventory.CancelData{Reservation: v, User: user})
+	receipt, err := r.flow.Dispatch(ctx, e)
+	switch {
+	case err != nil && transport.NothingHandled(err):
+		return Outcome{}, reservation.ErrOverloaded
+	case err != nil:
+		return Outcome{}, reservation.ErrUncertain
+	case !receipt.Decided:
+		return Outcome{Reservation: row}, nil
+	}
+	return outcome(receipt, inventory.EventReleased, inventory.EventCancelRefused)
+}
+
+// Status returns a shopper's reservation. One that is not in the ledger but has an id of this
+// shopper's is in state requested: an accepted request that is not decided yet. ErrNotFound.
+func (r *Reservations) Status(ctx context.Context, user, v id.ID) (reservation.Reservation, error) {
+	if !v.OwnedBy(user) {
+		return reservation.Reservation{}, reservation.ErrNotFound
+	}
+	row, err := r.read.Find(ctx, v)
+	switch {
+	case errors.Is(err, reservation.ErrNotFound):
+		return reservation.Reservation{ID: v, User: user, State: reservation.Requested}, nil
+	case err != nil:
+		r.log.WarnContext(ctx, "reservation cannot be read", "reservation", v, "error", err)
+		return row, reservation.ErrOverloaded
+	case row.User != user:
+		return reservation.Reservation{}, reservation.ErrNotFound
+	}
+	return row, nil
+}
