@@ -1,0 +1,326 @@
+// Package pgledger is the ledger on PostgreSQL. Groups of claims and of moves are decided in one
+// transaction each: locked rows are read, decided on in Go, and written back with one statement a
+// table.
+//
+// Lock order, the same for every transaction: bucket rows by (sale, sku, shard), then reservations
+// by id and allowances by (sale, sku, user). Buckets come first, so two transactions that could
+// meet later have been put in order by then; what still deadlocks is run again.
+package pgledger
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"flashsale/database/postgres"
+	"flashsale/id"
+	"flashsale/inventory"
+	"flashsale/reservation"
+	"flashsale/transport"
+)
+
+//go:embed migrations/*.sql
+var files embed.FS
+
+// Migrations is the schema, for postgres.Migrate.
+var Migrations, _ = fs.Sub(files, "migrations")
+
+// Ledger implements the ledger's contracts on PostgreSQL.
+type Ledger struct {
+	postgres.Outbox
+	pool *pgxpool.Pool
+}
+
+// New returns the ledger of a migrated database.
+func New(pool *pgxpool.Pool) *Ledger {
+	return &Ledger{Outbox: postgres.NewOutbox(pool), pool: pool}
+}
+
+// errAgain asks for the transaction to be run again: another one was faster, and what it wrote is
+// visible now.
+var errAgain = errors.New("ledger: a concurrent transaction was faster")
+
+const maxRuns = 8
+
+// run runs f in a transaction, again when a concurrent one got in between.
+func (l *Ledger) run(ctx context.Context, what string, f func(tx pgx.Tx) error) error {
+	for attempt := 1; ; attempt++ {
+		err := pgx.BeginFunc(ctx, l.pool, f)
+		again := errors.Is(err, errAgain) || postgres.Conflict(err) || postgres.Code(err) == "23505" // unique_violation
+		if err == nil || !again || attempt == maxRuns {
+			if err != nil {
+				return fmt.Errorf("ledger: %s: %w", what, err)
+			}
+			return nil
+		}
+	}
+}
+
+// columns of bucket keys, for unnest.
+type bucketKeys struct {
+	sales  []id.ID
+	skus   []string
+	shards []int32
+}
+
+func (k *bucketKeys) add(b inventory.BucketID) {
+	k.sales = append(k.sales, b.Item.Sale)
+	k.skus = append(k.skus, b.Item.SKU)
+	k.shards = append(k.shards, int32(b.Shard)) //nolint:gosec // shards are few
+}
+
+const selectReservations = `SELECT id, user_id, sale, sku, qty, price, currency, state, reason, payment, cart, fingerprint, created_at, expires_at FROM reservation`
+
+func scanReservation(row pgx.CollectableRow) (reservation.Reservation, error) {
+	var r reservation.Reservation
+	var print []byte
+	err := row.Scan(&r.ID, &r.User, &r.Sale, &r.SKU, &r.Quantity, &r.UnitPrice.Amount, &r.UnitPrice.Currency, &r.State, &r.Reason,
+		&r.Payment, &r.Cart, &print, &r.CreatedAt, &r.ExpiresAt)
+	if err == nil {
+		r.Fingerprint = [32]byte(print)
+		r.CreatedAt, r.ExpiresAt = r.CreatedAt.UTC(), r.ExpiresAt.UTC()
+	}
+	return r, err
+}
+
+const selectBuckets = `SELECT b.sale, b.sku, b.shard, b.epoch, b.granted, b.held, b.sold, b.credit_seq FROM bucket b`
+
+func scanBucket(row pgx.CollectableRow) (inventory.Bucket, error) {
+	var b inventory.Bucket
+	err := row.Scan(&b.ID.Item.Sale, &b.ID.Item.SKU, &b.ID.Shard, &b.Epoch, &b.Granted, &b.Held, &b.Sold, &b.CreditSeq)
+	return b, err
+}
+
+// writes gathers what a transaction writes, a slice a column.
+type writes struct {
+	buckets  map[inventory.BucketID]*change
+	rows     []reservation.Reservation // new ones
+	legs     []legRow
+	credits  []inventory.Credit
+	journal  []entry
+	outbox   []transport.Envelope
+	allowing map[allowanceKey]int
+}
+
+type change struct{ held, sold, credits int64 }
+
+type legRow struct {
+	inventory.Leg
+	reservation id.ID
+}
+
+type entry struct {
+	bucket              inventory.BucketID
+	kind                string
+	granted, held, sold int64
+	cause               id.ID
+}
+
+type allowanceKey struct {
+	item inventory.ItemID
+	user id.ID
+}
+
+func newWrites() *writes {
+	return &writes{buckets: map[inventory.BucketID]*change{}, allowing: map[allowanceKey]int{}}
+}
+
+// post changes a bucket and journals the same change.
+func (w *writes) post(b inventory.BucketID, kind string, held, sold int64, cause id.ID) {
+	c := w.buckets[b]
+	if c == nil {
+		c = &change{}
+		w.buckets[b] = c
+	}
+	c.held += held
+	c.sold += sold
+	w.journal = append(w.journal, entry{bucket: b, kind: kind, held: held, sold: sold, cause: cause})
+}
+
+// queue adds the statements for buckets, journal, credits and outbox to a batch.
+func (w *writes) queue(b *pgx.Batch) {
+	if len(w.buckets) > 0 {
+		var k bucketKeys
+		var held, sold, credits []int64
+		for bucket, c := range w.buckets {
+			k.add(bucket)
+			held, sold, credits = append(held, c.held), append(sold, c.sold), append(credits, c.credits)
+		}
+		b.Queue(`UPDATE bucket b SET held = b.held + d.held, sold = b.sold + d.sold, credit_seq = b.credit_seq + d.credits
+			FROM unnest($1::uuid[], $2::text[], $3::int[], $4::bigint[], $5::bigint[], $6::bigint[]) AS d (sale, sku, shard, held, sold, credits)
+			WHERE b.sale = d.sale AND b.sku = d.sku AND b.shard = d.shard`, k.sales, k.skus, k.shards, held, sold, credits)
+	}
+	queueJournal(b, w.journal)
+	if len(w.credits) > 0 {
+		var k bucketKeys
+		var seqs, qtys []int64
+		var users []id.ID
+		for _, c := range w.credits {
+			k.add(c.Bucket)
+			seqs, qtys, users = append(seqs, c.Seq), append(qtys, c.Qty), append(users, c.User)
+		}
+		b.Queue(`INSERT INTO credit (sale, sku, shard, seq, qty, user_id)
+			SELECT * FROM unnest($1::uuid[], $2::text[], $3::int[], $4::bigint[], $5::bigint[], $6::uuid[])`, k.sales, k.skus, k.shards, seqs, qtys, users)
+	}
+	postgres.Enqueue(b, w.outbox)
+}
+
+func queueJournal(b *pgx.Batch, journal []entry) {
+	if len(journal) == 0 {
+		return
+	}
+	var k bucketKeys
+	var kinds []string
+	var granted, held, sold []int64
+	var causes []id.ID
+	for _, e := range journal {
+		k.add(e.bucket)
+		kinds, causes = append(kinds, e.kind), append(causes, e.cause)
+		granted, held, sold = append(granted, e.granted), append(held, e.held), append(sold, e.sold)
+	}
+	b.Queue(`INSERT INTO journal (sale, sku, shard, kind, d_granted, d_held, d_sold, cause)
+		SELECT * FROM unnest($1::uuid[], $2::text[], $3::int[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::uuid[])`,
+		k.sales, k.skus, k.shards, kinds, granted, held, sold, causes)
+}
+
+// allowances returns the changes of what shoppers have bound, sorted as they are locked.
+func (w *writes) allowances() (sales []id.ID, skus []string, users []id.ID, qtys []int32) {
+	keys := make([]allowanceKey, 0, len(w.allowing))
+	for k := range w.allowing {
+		keys = append(keys, k)
+	}
+	slices.SortFunc(keys, func(a, b allowanceKey) int {
+		if d := (inventory.BucketID{Item: a.item}).Compare(inventory.BucketID{Item: b.item}); d != 0 {
+			return d
+		}
+		return slices.Compare(a.user[:], b.user[:])
+	})
+	for _, k := range keys {
+		sales, skus, users = append(sales, k.item.Sale), append(skus, k.item.SKU), append(users, k.user)
+		qtys = append(qtys, int32(w.allowing[k])) //nolint:gosec // bounded by reservation.MaxQuantity times the group
+	}
+	return sales, skus, users, qtys
+}
+
+// exec runs a batch of writes whose results nobody reads.
+func exec(ctx context.Context, tx pgx.Tx, b *pgx.Batch) error {
+	if b.Len() == 0 {
+		return nil
+	}
+	return tx.SendBatch(ctx, b).Close()
+}
+
+func collect[T any](results pgx.BatchResults, scan pgx.RowToFunc[T]) ([]T, error) {
+	rows, err := results.Query()
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, scan)
+}
+
+// Find implements inventory.Ledger.
+func (l *Ledger) Find(ctx context.Context, rid id.ID) (reservation.Reservation, error) {
+	rows, err := l.pool.Query(ctx, selectReservations+` WHERE id = $1`, rid)
+	if err != nil {
+		return reservation.Reservation{}, fmt.Errorf("ledger: find: %w", err)
+	}
+	r, err := pgx.CollectExactlyOneRow(rows, scanReservation)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return r, reservation.ErrNotFound
+	}
+	if err != nil {
+		return r, fmt.Errorf("ledger: find: %w", err)
+	}
+	return r, nil
+}
+
+// Due implements inventory.Ledger.
+func (l *Ledger) Due(ctx context.Context, limit int) ([]id.ID, error) {
+	rows, err := l.pool.Query(ctx, `SELECT id FROM reservation WHERE state = 'held' AND expires_at <= now() ORDER BY expires_at LIMIT $1`, limit)
+	if err != nil {
+		return nil, fmt.Errorf("ledger: due: %w", err)
+	}
+	due, err := pgx.CollectRows(rows, pgx.RowTo[id.ID])
+	if err != nil {
+		return nil, fmt.Errorf("ledger: due: %w", err)
+	}
+	return due, nil
+}
+
+// insertReservations adds the statement that writes reservations; ones that are there stay when
+// keep is set, and are an error otherwise.
+func insertReservations(b *pgx.Batch, rows []reservation.Reservation, keep bool) {
+	if len(rows) == 0 {
+		return
+	}
+	n := len(rows)
+	var (
+		ids, users, sales, pays, carts = make([]id.ID, n), make([]id.ID, n), make([]id.ID, n), make([]id.ID, n), make([]id.ID, n)
+		skus, currencies               = make([]string, n), make([]string, n)
+		states, reasons                = make([]string, n), make([]string, n)
+		qtys                           = make([]int32, n)
+		prices                         = make([]int64, n)
+		prints                         = make([][]byte, n)
+		created, expires               = make([]time.Time, n), make([]time.Time, n)
+	)
+	for i, r := range rows {
+		ids[i], users[i], sales[i], pays[i], carts[i] = r.ID, r.User, r.Sale, r.Payment, r.Cart
+		skus[i], qtys[i], prices[i], currencies[i] = r.SKU, int32(r.Quantity), r.UnitPrice.Amount, r.UnitPrice.Currency //nolint:gosec // at most reservation.MaxQuantity
+		states[i], reasons[i], prints[i] = string(r.State), r.Reason, r.Fingerprint[:]
+		created[i], expires[i] = r.CreatedAt, r.ExpiresAt
+	}
+	q := `INSERT INTO reservation (id, user_id, sale, sku, qty, price, currency, state, reason, payment, cart, fingerprint, created_at, expires_at)
+		SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::int[], $6::bigint[], $7::text[], $8::text[], $9::text[], $10::uuid[],
+			$11::uuid[], $12::bytea[], $13::timestamptz[], $14::timestamptz[])`
+	if keep {
+		q += ` ON CONFLICT (id) DO NOTHING`
+	}
+	b.Queue(q, ids, users, sales, skus, qtys, prices, currencies, states, reasons, pays, carts, prints, created, expires)
+}
+
+// Refuse implements inventory.Ledger.
+func (l *Ledger) Refuse(ctx context.Context, refusals []inventory.Refusal) ([]reservation.Reservation, error) {
+	ids := make([]id.ID, len(refusals))
+	var out []reservation.Reservation
+	err := l.run(ctx, "refuse", func(tx pgx.Tx) error {
+		var now time.Time
+		if err := tx.QueryRow(ctx, `SELECT now()`).Scan(&now); err != nil {
+			return err
+		}
+		rows := make([]reservation.Reservation, len(refusals))
+		for i, f := range refusals {
+			ids[i] = f.Request.ID()
+			rows[i] = reservation.Reservation{
+				ID: ids[i], User: f.Request.User, Sale: f.Request.Sale, SKU: f.Request.SKU, Quantity: f.Request.Quantity,
+				State: reservation.Refused, Reason: f.Reason, Cart: f.Request.Cart, Fingerprint: f.Request.Fingerprint(), CreatedAt: now, ExpiresAt: now,
+			}
+		}
+		b := &pgx.Batch{}
+		insertReservations(b, rows, true)
+		if err := exec(ctx, tx, b); err != nil {
+			return err
+		}
+		found, err := tx.Query(ctx, selectReservations+` WHERE id = ANY($1::uuid[])`, ids)
+		if err != nil {
+			return err
+		}
+		byID := map[id.ID]reservation.Reservation{}
+		all, err := pgx.CollectRows(found, scanReservation)
+		for _, r := range all {
+			byID[r.ID] = r
+		}
+		out = make([]reservation.Reservation, len(ids))
+		for i, v := range ids {
+			out[i] = byID[v]
+		}
+		return err
+	})
+	return out, err
+}
