@@ -403,3 +403,53 @@ func (a Audit) queues(ctx context.Context) ([]audit.Check, error) {
 		Figures: fmt.Sprintf("waiting %d, dead letters %d", waiting, dead), OK: waiting == 0 && dead == 0,
 	}}, nil
 }
+
+// Standing is where the units of a sale are.
+type Standing struct {
+	Total, Held, Sold int64 // by the ledger
+	Available         int64 // by the gate
+}
+
+// SettleSale waits until no unit of the sale is held and nothing is on its way, or until ctx ends,
+// and returns where the units are.
+func (a Audit) SettleSale(ctx context.Context, sales SaleReader, sale id.ID) (Standing, error) {
+	for {
+		last := context.WithoutCancel(ctx)
+		now, err := a.standing(last, sales, sale)
+		if err != nil {
+			return now, err
+		}
+		moving, err := a.moving(last)
+		if err != nil || now.Held == 0 && !moving {
+			return now, err
+		}
+		select {
+		case <-ctx.Done():
+			return now, nil // the audit shows what is still moving
+		case <-time.After(settlePoll):
+		}
+	}
+}
+
+func (a Audit) standing(ctx context.Context, sales SaleReader, sale id.ID) (Standing, error) {
+	var s Standing
+	terms, err := sales.Sale(ctx, sale)
+	if err != nil {
+		return s, err
+	}
+	var ids []inventory.BucketID
+	for _, item := range terms.Items {
+		held, sold := item.Sum()
+		s.Total += item.Total
+		s.Held += held
+		s.Sold += sold
+		for _, b := range item.Buckets {
+			ids = append(ids, b.ID)
+		}
+	}
+	levels, err := a.Gate.Levels(ctx, ids)
+	for _, l := range levels {
+		s.Available += l.Available
+	}
+	return s, err
+}

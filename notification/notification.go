@@ -1,0 +1,178 @@
+// Package notification tells shoppers what became of their orders: by mail, to a webhook, or in the
+// log. A message is stored in the step that causes it and sent afterwards, at least once.
+package notification
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"flashsale/audit"
+	"flashsale/id"
+	"flashsale/order"
+)
+
+// State is where a message stands.
+type State string
+
+// The states.
+const (
+	Pending State = "pending"
+	Sent    State = "sent"
+	Failed  State = "failed" // given up
+)
+
+// The kinds of messages.
+const (
+	OrderConfirmed = "order_confirmed"
+	PaymentFailed  = "payment_failed"
+	OrderCancelled = "order_cancelled"
+	HoldExpired    = "hold_expired"
+	OrderRefunded  = "order_refunded"
+)
+
+// Message is something to tell one shopper.
+type Message struct {
+	ID        id.ID // the event's id: an event that comes twice is told once
+	User      id.ID
+	To        string // e-mail address
+	Kind      string
+	Subject   string
+	Text      string
+	State     State
+	Attempts  int
+	LastError string
+	CreatedAt time.Time // UTC
+	NextAt    time.Time // UTC; not sent before
+}
+
+// Store keeps messages. Every call is one transaction.
+type Store interface {
+	// Add stores a message as pending; one that is there stays as it is.
+	Add(ctx context.Context, m Message) error
+	// Lease takes up to limit pending messages that are due, for so long: another caller gets them
+	// only after that. The longest due come first.
+	Lease(ctx context.Context, limit int, lease time.Duration) ([]Message, error)
+	// Record writes the state, attempts, last error and next time of a message.
+	Record(ctx context.Context, m Message) error
+	// Of returns a shopper's messages, the newest first, at most limit.
+	Of(ctx context.Context, user id.ID, limit int) ([]Message, error)
+	// Audit checks that nothing has been pending for long.
+	Audit(ctx context.Context) ([]audit.Check, error)
+}
+
+// Channel sends a message. An error marked by Undeliverable is not tried again.
+type Channel interface {
+	Send(ctx context.Context, m Message) error
+}
+
+// ErrUndeliverable marks an error that sending again cannot mend.
+var ErrUndeliverable = errors.New("notification: undeliverable")
+
+// Undeliverable marks err as one that sending again cannot mend.
+func Undeliverable(err error) error { return fmt.Errorf("%w: %w", ErrUndeliverable, err) }
+
+// Compose writes the message of an order's event. ok is false for an order that nobody is told about.
+func Compose(event id.ID, o order.Data, to string, now time.Time) (m Message, ok bool) {
+	m = Message{ID: event, User: o.User, To: to, State: Pending, CreatedAt: now, NextAt: now}
+	what := fmt.Sprintf("%d × %s, %s", o.Quantity, o.SKU, o.Total)
+	switch {
+	case o.State == order.Confirmed:
+		m.Kind, m.Subject = OrderConfirmed, "Your order is confirmed"
+		m.Text = "Thank you. Your order " + o.Order.String() + " is confirmed: " + what + "."
+	case o.State == order.Cancelled && o.Reason == "declined":
+		m.Kind, m.Subject = PaymentFailed, "Your payment failed"
+		m.Text = "The payment for your order " + o.Order.String() + " (" + what + ") failed, and the order is cancelled. Nothing is charged."
+	case o.State == order.Cancelled && o.Reason == "expired":
+		m.Kind, m.Subject = HoldExpired, "Your reservation has expired"
+		m.Text = "Your reservation " + o.Order.String() + " (" + what + ") was not paid in time and is released."
+	case o.State == order.Cancelled:
+		m.Kind, m.Subject = OrderCancelled, "Your order is cancelled"
+		m.Text = "Your order " + o.Order.String() + " (" + what + ") is cancelled."
+	case o.State == order.Refunded:
+		m.Kind, m.Subject = OrderRefunded, "Your order is refunded"
+		m.Text = "Your order " + o.Order.String() + " (" + what + ") is refunded."
+	default:
+		return m, false
+	}
+	// A SKU is checked where it is made; a line break must not become a mail header all the same.
+	m.Subject = strings.NewReplacer("\r", " ", "\n", " ").Replace(m.Subject)
+	return m, true
+}
+
+// Worker sends what is stored.
+type Worker struct {
+	store   Store
+	channel Channel
+	clock   func() time.Time
+	jitter  func() float64 // from 0 to 1
+	log     *slog.Logger
+}
+
+// NewWorker returns a Worker.
+func NewWorker(store Store, channel Channel, clock func() time.Time, jitter func() float64, log *slog.Logger) *Worker {
+	return &Worker{store: store, channel: channel, clock: clock, jitter: jitter, log: log}
+}
+
+const (
+	batch       = 50
+	lease       = 2 * time.Minute // longer than a batch may take
+	sendBound   = 2 * time.Second
+	maxAttempts = 8
+	firstDelay  = time.Second
+	maxDelay    = 10 * time.Minute
+)
+
+// RunOnce sends a batch of what is due and returns how many messages it handled. The message under
+// way when ctx ends is finished; the rest of the batch comes back when its lease ends.
+func (w *Worker) RunOnce(ctx context.Context) (int, error) {
+	due, err := w.store.Lease(ctx, batch, lease)
+	if err != nil {
+		return 0, err
+	}
+	for n, m := range due {
+		if ctx.Err() != nil {
+			return n, nil
+		}
+		if err := w.send(context.WithoutCancel(ctx), m); err != nil {
+			return n, err
+		}
+	}
+	return len(due), nil
+}
+
+// send tells one shopper and records it. Dying in between sends the message once more: a message
+// is told at least once.
+func (w *Worker) send(ctx context.Context, m Message) error {
+	sending, cancel := context.WithTimeout(ctx, sendBound)
+	err := w.channel.Send(sending, m)
+	cancel()
+	m.Attempts++
+	switch {
+	case err == nil:
+		m.State, m.LastError = Sent, ""
+	case errors.Is(err, ErrUndeliverable) || m.Attempts >= maxAttempts:
+		m.State, m.LastError = Failed, clip(err.Error())
+		w.log.ErrorContext(ctx, "message given up", "message", m.ID, "kind", m.Kind, "attempts", m.Attempts, "error", err)
+	default:
+		delay := min(firstDelay<<(m.Attempts-1), maxDelay)
+		m.NextAt = w.clock().UTC().Add(delay/2 + time.Duration(w.jitter()*float64(delay/2)))
+		m.LastError = clip(err.Error())
+	}
+	return w.store.Record(ctx, m)
+}
+
+func clip(s string) string { return strings.ToValidUTF8(s[:min(len(s), 300)], "") }
+
+// PendingBound is how long a message may wait before the audit says so.
+const PendingBound = 30 * time.Minute
+
+// Checks returns the audit's check from its figures.
+func Checks(pending, late int64) []audit.Check {
+	return []audit.Check{{
+		Equation: 7, Name: "no message unsent for long", Figures: fmt.Sprintf("pending %d, overdue %d", pending, late), OK: late == 0,
+	}}
+}
