@@ -1,0 +1,432 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"time"
+
+	"flashsale/account"
+	"flashsale/account/password"
+	"flashsale/account/token"
+	"flashsale/catalog"
+	"flashsale/catalog/memcache"
+	"flashsale/catalog/rediscache"
+	"flashsale/engine"
+	"flashsale/httpapi"
+	"flashsale/id"
+	"flashsale/inventory/memstock"
+	"flashsale/notification"
+	"flashsale/notification/logchannel"
+	"flashsale/notification/smtpchannel"
+	"flashsale/notification/webhookchannel"
+	"flashsale/payment/simprovider"
+	"flashsale/transport"
+	"flashsale/transport/inproc"
+)
+
+// app is a process: the roles of its configuration, wired.
+type app struct {
+	cfg    Config
+	log    *slog.Logger
+	clock  func() time.Time
+	stores *stores
+	wires  *wiring
+	flow   *engine.Flow
+	gate   engine.GateKeeper
+	keeper *engine.Keeper
+	sales  engine.SaleReader
+	audit  engine.Audit
+
+	api      *httpapi.API
+	tokens   *token.Tokens
+	accounts *account.Service
+	catalog  *catalog.Service
+
+	loops   []func(context.Context) error // run until the process stops
+	closers []func()                      // run at the end, the last first
+	listen  net.Listener
+	failed  chan error
+	cancel  context.CancelFunc
+	running sync.WaitGroup
+	once    sync.Once
+}
+
+// start builds the process and lets it serve.
+func start(ctx context.Context, cfg Config, log *slog.Logger) (*app, error) {
+	a, err := build(ctx, cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	if err := a.run(ctx); err != nil {
+		a.closeAll()
+		return nil, err
+	}
+	return a, nil
+}
+
+// build opens what the roles need and wires it, without serving or sending anything.
+func build(ctx context.Context, cfg Config, log *slog.Logger) (_ *app, err error) {
+	a := &app{cfg: cfg, log: log, clock: time.Now, failed: make(chan error, 1)}
+	defer func() {
+		if err != nil {
+			a.closeAll()
+		}
+	}()
+	if cfg.embedded() {
+		if err := a.embed(); err != nil {
+			return nil, err
+		}
+	}
+	if a.stores, err = openStores(ctx, a.cfg, a.clock); err != nil {
+		return nil, err
+	}
+	a.closers = append(a.closers, a.stores.closeAll)
+	if err := a.openGate(ctx); err != nil {
+		return nil, err
+	}
+	if err := a.openTransport(ctx); err != nil {
+		return nil, err
+	}
+	a.flow = engine.NewFlow(a.wires.events, stepBound, log)
+	a.audit = engine.Audit{Outboxes: map[transport.Service]transport.Outbox{}, Clock: a.clock}
+	if q, ok := a.wires.events.(engine.Queues); ok {
+		a.audit.Queues = q
+	}
+	a.tokens, err = token.New(a.cfg.TokenSecrets, cfg.AccessTTL, a.clock)
+	if err != nil {
+		return nil, err
+	}
+	a.api = httpapi.New(httpapi.Config{
+		Verify: func(t string) (id.ID, account.Role, error) {
+			c, err := a.tokens.Verify(t)
+			return c.User, c.Role, err
+		},
+		Timeout: cfg.RequestTimeout, MaxRequests: cfg.MaxRequests, MaxBody: maxBody, Clock: a.clock, Log: log,
+	})
+	for _, role := range roleTable() {
+		if !cfg.has(role.name) {
+			continue
+		}
+		if err := role.add(a, ctx); err != nil {
+			return nil, fmt.Errorf("%s: %w", role.name, err)
+		}
+	}
+	a.api.MountAudit(a.audit.Run)
+	a.loops = append(a.loops, a.flow.Run)
+	return a, nil
+}
+
+const (
+	stepBound = 15 * time.Second
+	maxBody   = 16 << 10
+	termsAge  = 250 * time.Millisecond // how old a sale's terms may be at admission
+)
+
+// roleTable lists what each role adds, in the order in which they can be built.
+func roleTable() []struct {
+	name string
+	add  func(*app, context.Context) error
+} {
+	return []struct {
+		name string
+		add  func(*app, context.Context) error
+	}{
+		{"account", (*app).addAccount},
+		{"inventory", (*app).addInventory},
+		{"reservation", (*app).addReservation},
+		{"order", (*app).addOrder},
+		{"payment", (*app).addPayment},
+		{"catalog", (*app).addCatalog},
+		{"notification", (*app).addNotification},
+	}
+}
+
+// embed takes the data folder for this process and fills in the secrets that it keeps.
+func (a *app) embed() error {
+	data, err := openDataFolder(a.cfg.Data)
+	if err != nil {
+		return err
+	}
+	release, err := data.lock()
+	if err != nil {
+		return err
+	}
+	a.closers = append(a.closers, release)
+	if len(a.cfg.TokenSecrets) == 0 {
+		s, err := data.secret("token-secret")
+		if err != nil {
+			return err
+		}
+		a.cfg.TokenSecrets = []string{s}
+	}
+	if a.cfg.OperatorPassword == "" {
+		if a.cfg.OperatorPassword, err = data.secret("operator-password"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *app) openGate(ctx context.Context) error {
+	if !a.cfg.has("reservation") && !a.cfg.has("inventory") {
+		return nil
+	}
+	if a.cfg.embedded() {
+		a.gate = memstock.New(a.cfg.Shards)
+		return nil
+	}
+	return a.openRedis(ctx)
+}
+
+// openTransport chooses how the steps of the flow travel.
+func (a *app) openTransport(ctx context.Context) error {
+	a.wires = &wiring{local: map[transport.Service]transport.Answerer{}}
+	switch {
+	case a.cfg.embedded() && a.cfg.Mode == Async:
+		q, err := inproc.OpenQueue(ctx, dataFolder{a.cfg.Data}.file("queue.db"), a.clock, a.log, inproc.Options{})
+		if err != nil {
+			return err
+		}
+		a.wires.events = q
+	case a.cfg.embedded():
+		a.wires.events = inproc.New()
+	default:
+		return a.openServers(ctx)
+	}
+	a.closers = append(a.closers, func() { _ = a.wires.events.Stop(context.Background()) })
+	return nil
+}
+
+// here registers a service's handler, outbox and answers.
+func (a *app) here(service transport.Service, handle transport.Handler, box transport.Outbox, answer transport.Answerer) {
+	if box != nil {
+		a.flow.Keep(service, box)
+		a.audit.Outboxes[service] = box
+	}
+	if handle != nil {
+		a.wires.events.Handle(service, a.flow.Handler(service, handle))
+	}
+	if answer != nil {
+		a.wires.local[service] = answer
+	}
+}
+
+func (a *app) addAccount(ctx context.Context) error {
+	hasher, err := password.New(a.cfg.PasswordMemory, a.cfg.PasswordSlots)
+	if err != nil {
+		return err
+	}
+	a.accounts = account.NewService(a.stores.accounts, hasher, a.tokens, a.clock)
+	if a.cfg.OperatorPassword != "" {
+		if err := a.accounts.EnsureOperator(ctx, a.cfg.OperatorEmail, a.cfg.OperatorPassword); err != nil {
+			return fmt.Errorf("first operator: %w", err)
+		}
+	}
+	a.here(transport.Account, nil, nil, engine.Contacts{Accounts: a.stores.accounts}.Answer)
+	a.api.MountAccounts(a.accounts)
+	return nil
+}
+
+// saleReader reads sales from the ledger of this process, or asks for them.
+func (a *app) saleReader() engine.SaleReader {
+	if a.stores.ledger != nil {
+		return a.stores.ledger
+	}
+	return engine.RemoteInventory{To: a.wires}
+}
+
+func (a *app) holdReader() engine.ReservationReader {
+	if a.stores.ledger != nil {
+		return a.stores.ledger
+	}
+	return engine.RemoteInventory{To: a.wires}
+}
+
+func (a *app) admission() *engine.Admission {
+	return engine.NewAdmission(a.gate, a.saleReader(), a.clock, a.cfg.PendingFor, termsAge, a.log)
+}
+
+func (a *app) addInventory(ctx context.Context) error {
+	ledger := a.stores.ledger
+	a.keeper = engine.NewKeeper(a.gate, ledger, a.clock, a.log)
+	inv := engine.NewInventory(ledger, ledger, a.admission(), a.keeper, a.gate.Shards(), a.clock, a.log)
+	a.closers = append(a.closers, inv.Close)
+	a.here(transport.Inventory, inv.Handle, ledger, inv.Answer)
+	a.audit.Inventory, a.audit.Books, a.audit.Gate = ledger, ledger, a.gate
+	a.loops = append(a.loops,
+		func(ctx context.Context) error { return a.keeper.Run(ctx, a.cfg.KeepEvery) },
+		func(ctx context.Context) error { return inv.Expirer(ctx, a.flow, a.cfg.ExpireEvery) })
+	return a.checkShards(ctx)
+}
+
+// checkShards refuses a gate with fewer shards than the ledger has spread stock over: what lies on
+// the missing ones could not be sold.
+func (a *app) checkShards(ctx context.Context) error {
+	rows, err := a.stores.ledger.Buckets(ctx)
+	if err != nil {
+		return err
+	}
+	for _, b := range rows {
+		if b.ID.Shard >= a.gate.Shards() {
+			return fmt.Errorf("the ledger has stock on shard %d, but the gate has only %d; name at least %d shards (REDIS_URLS, or --shards for the embedded default)",
+				b.ID.Shard, a.gate.Shards(), b.ID.Shard+1)
+		}
+	}
+	return nil
+}
+
+func (a *app) addReservation(context.Context) error {
+	a.api.MountReservations(engine.NewReservations(a.admission(), a.flow, a.holdReader(), a.cfg.Mode == Async, a.clock, a.log))
+	return nil
+}
+
+func (a *app) addOrder(context.Context) error {
+	orders := engine.NewOrders(a.stores.orders, a.stores.orders, a.holdReader(), a.saleReader(), a.clock)
+	a.closers = append(a.closers, orders.Close)
+	a.here(transport.Order, orders.Handle, a.stores.orders, orders.Answer)
+	a.audit.Orders = a.stores.orders
+	a.audit.Own = append(a.audit.Own, a.stores.orders)
+	a.api.MountOrders(orders)
+	return nil
+}
+
+func (a *app) addPayment(context.Context) error {
+	provider, err := simprovider.New(a.stores.payments, simprovider.Faults{
+		MaxLatency: a.cfg.PaymentLatency, Decline: a.cfg.PaymentDeclineRate, Timeout: a.cfg.PaymentTimeoutRate, LostReply: a.cfg.PaymentLostReplyRate,
+	}, sleep)
+	if err != nil {
+		return err
+	}
+	var orders engine.OrderReader = engine.RemoteOrders{To: a.wires}
+	payments := engine.NewPayments(a.stores.payments, provider, orders, a.flow, a.cfg.PaymentPatience, a.clock, a.log)
+	a.here(transport.Payment, payments.Handle, a.stores.payments, nil)
+	a.audit.Payments, a.audit.Provider = a.stores.payments, provider
+	a.audit.Own = append(a.audit.Own, a.stores.payments)
+	a.api.MountPayments(payments)
+	a.loops = append(a.loops, func(ctx context.Context) error {
+		return payments.Prober(ctx, a.cfg.ProbeAfter/4, a.cfg.ProbeAfter)
+	})
+	return nil
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (a *app) addCatalog(context.Context) error {
+	var cache catalog.Cache = memcache.New(10_000, a.clock)
+	if a.cfg.CacheURL != "" {
+		c, err := rediscache.Open(a.cfg.CacheURL, "flashsale:catalog:")
+		if err != nil {
+			return err
+		}
+		a.closers = append(a.closers, func() { _ = c.Close() })
+		cache = c
+	}
+	stock := engine.LiveStock{Sales: a.saleReader()}
+	a.catalog = catalog.NewService(a.stores.catalog, a.stores.catalog, stock, cache, catalog.DefaultTTL(), a.clock, a.log)
+	a.here(transport.Catalog, nil, a.stores.catalog, nil)
+	a.api.MountCatalog(a.catalog, a.tell)
+	return nil
+}
+
+// tell sends an event of the catalogue on; what cannot be sent now, the relay sends.
+func (a *app) tell(ctx context.Context, e transport.Envelope) (decided bool) {
+	receipt, err := a.flow.Dispatch(ctx, e)
+	if err != nil {
+		a.log.WarnContext(ctx, "event stays in the outbox", "service", transport.Catalog, "event", e.Type, "error", err)
+		return false
+	}
+	a.flow.Sent(transport.Catalog, e.ID)
+	return receipt.Decided
+}
+
+func (a *app) addNotification(context.Context) error {
+	var channel notification.Channel = logchannel.New(a.log)
+	switch {
+	case a.cfg.SMTPURL != "":
+		c, err := smtpchannel.New(a.cfg.SMTPURL, a.cfg.MailFrom)
+		if err != nil {
+			return err
+		}
+		channel = c
+	case a.cfg.WebhookURL != "":
+		channel = webhookchannel.New(a.cfg.WebhookURL, a.cfg.WebhookSecret, a.clock)
+	}
+	var contacts engine.ContactReader = engine.RemoteContacts{To: a.wires}
+	n := engine.NewNotifications(a.stores.notifications, contacts, a.clock, a.log)
+	a.here(transport.Notification, n.Handle, nil, nil)
+	a.audit.Own = append(a.audit.Own, a.stores.notifications)
+	worker := notification.NewWorker(a.stores.notifications, channel, a.clock, rand.Float64, a.log)
+	a.loops = append(a.loops, func(ctx context.Context) error { return n.Sender(ctx, worker, notifyEvery) })
+	return nil
+}
+
+const notifyEvery = 500 * time.Millisecond
+
+// run starts the transport, the loops and the listener, in this order: whoever gets in can be served.
+func (a *app) run(ctx context.Context) error {
+	if a.keeper != nil {
+		if err := a.keeper.RunOnce(ctx); err != nil { // the gate first: closed buckets cannot be sold from
+			return fmt.Errorf("gate: %w", err)
+		}
+	}
+	if err := a.wires.events.Start(ctx); err != nil {
+		return err
+	}
+	var err error
+	if a.listen, err = (&net.ListenConfig{}).Listen(ctx, "tcp", a.cfg.Listen); err != nil {
+		return fmt.Errorf("cannot listen on %s; is another process there? %w", a.cfg.Listen, err)
+	}
+	loops, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	a.cancel = cancel
+	for _, loop := range a.loops {
+		a.running.Go(func() { a.note(loop(loops)) })
+	}
+	a.running.Go(func() { a.note(a.api.Serve(a.listen)) })
+	return nil
+}
+
+func (a *app) note(err error) {
+	if err == nil {
+		return
+	}
+	select {
+	case a.failed <- err:
+	default:
+	}
+}
+
+func (a *app) url() string { return "http://" + a.listen.Addr().String() }
+
+// stop refuses new work, finishes what was accepted, and closes everything. It may be called twice.
+func (a *app) stop(ctx context.Context) error {
+	var err error
+	a.once.Do(func() {
+		a.api.Drain()
+		err = errors.Join(a.api.Stop(ctx), a.wires.events.Stop(ctx))
+		a.cancel()
+		a.running.Wait()
+		a.closeAll()
+	})
+	return err
+}
+
+func (a *app) closeAll() {
+	for i := len(a.closers) - 1; i >= 0; i-- {
+		a.closers[i]()
+	}
+	a.closers = nil
+}

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"flashsale/audit"
+)
+
+func auditCommand() *cobra.Command {
+	cfg := defaults()
+	var asJSON bool
+	var settle time.Duration
+	cmd := &cobra.Command{
+		Use:   "audit",
+		Short: "Check that the books balance",
+		Long: `Checks the audit's equations (docs/ARCHITECTURE.md) on the databases and the gate of the roles named by
+--roles, and ends with status 1 when one does not hold. On a system in use it first waits until nothing is on
+its way, for as long as --settle says. The embedded default is audited while its process is stopped (its gate
+is in memory, and is rebuilt for the audit); a running one answers GET /api/v1/admin/audit.`,
+		Example: `  flashsale audit
+  flashsale audit --data /var/lib/flashsale --json
+  DATABASE_URL=… REDIS_URLS=… flashsale audit --settle 30s`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg.Listen = "127.0.0.1:0"
+			if err := cfg.fill(cmd.Flags(), os.Getenv); err != nil {
+				return err
+			}
+			checks, err := auditOnce(cmd.Context(), cfg, settle)
+			if err != nil {
+				return err
+			}
+			out := cmd.OutOrStdout()
+			if asJSON {
+				enc := json.NewEncoder(out)
+				enc.SetIndent("", "  ")
+				if err := enc.Encode(checks); err != nil {
+					return err
+				}
+			} else {
+				printChecks(out, checks)
+			}
+			if !audit.Clean(checks) {
+				return fmt.Errorf("the books do not balance: %w", errFailed)
+			}
+			return nil
+		},
+	}
+	cfg.bind(cmd.Flags())
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the checks as JSON")
+	cmd.Flags().DurationVar(&settle, "settle", 10*time.Second, "how long to wait for what is on its way")
+	return cmd
+}
+
+// auditOnce opens what the audit reads, waits for what is on its way, and audits.
+func auditOnce(ctx context.Context, cfg Config, settle time.Duration) ([]audit.Check, error) {
+	a, err := build(ctx, cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return nil, err
+	}
+	defer a.closeAll()
+	if cfg.embedded() { // the gate of a stopped process is empty: rebuild it as the next start would
+		if err := a.keeper.RunOnce(ctx); err != nil {
+			return nil, err
+		}
+	}
+	waiting, cancel := context.WithTimeout(ctx, settle)
+	defer cancel()
+	if err := a.audit.Settle(waiting); err != nil {
+		return nil, err
+	}
+	return a.audit.Run(ctx)
+}

@@ -1,0 +1,46 @@
+// Command flashsale runs a flash-sale reservation engine: all its services in one process on an
+// embedded default, or any of them on real servers, in either wiring.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// errFailed ends the program with status 1 after everything has been said already.
+var errFailed = errors.New("failed")
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := root().ExecuteContext(ctx); err != nil {
+		if !errors.Is(err, errFailed) {
+			fmt.Fprintln(os.Stderr, "flashsale:", err)
+		}
+		os.Exit(1)
+	}
+}
+
+func root() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "flashsale",
+		Short: "A flash-sale reservation engine",
+		Long: `A flash-sale reservation engine: decides exactly and fast who gets one of too few items,
+holds it while they pay, and gives it back when they don't.`,
+		Example: `  flashsale demo                          see a whole sale in both wirings, nothing to install
+  flashsale serve                         run every service in one process, data kept in ./data
+  flashsale serve --mode=async            the same over a durable queue
+  flashsale migrate && flashsale serve    on real servers: DATABASE_URL, REDIS_URLS, AMQP_URL
+  flashsale audit                         do the books balance?`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	cmd.AddCommand(demoCommand(), serveCommand(), migrateCommand(), auditCommand())
+	return cmd
+}

@@ -1,0 +1,70 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+
+	"github.com/spf13/cobra"
+)
+
+func serveCommand() *cobra.Command {
+	cfg := defaults()
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run services until told to stop",
+		Long: `Runs the services named by --roles. With no servers named it runs all of them in this process on the
+embedded default: in-memory gate, SQLite files and queue in --data, which survive a restart and kill -9.
+With DATABASE_URL, REDIS_URLS and (for async) AMQP_URL it runs on real servers; run flashsale migrate first.
+
+SIGINT or SIGTERM stops it gracefully: /readyz fails at once, what was accepted is finished.`,
+		Example: `  flashsale serve
+  flashsale serve --mode=async --data /var/lib/flashsale --listen 127.0.0.1:9000
+  DATABASE_URL='postgres://flash:secret@db:5432/{database}' REDIS_URLS=redis://r1:6379,redis://r2:6379 \
+    TOKEN_SECRETS=$(openssl rand -hex 32) flashsale serve --roles=reservation,inventory --internal-listen :9090 \
+    --peers order=http://orders:9090,payment=http://payments:9090,…`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := cfg.read(cmd.Flags()); err != nil {
+				return err
+			}
+			return serve(cmd.Context(), cfg, logger(cfg))
+		},
+	}
+	cfg.bind(cmd.Flags())
+	return cmd
+}
+
+func logger(cfg Config) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(cfg.LogLevel)) // validated
+	opts := &slog.HandlerOptions{Level: level}
+	if cfg.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(os.Stderr, opts))
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, opts))
+}
+
+func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
+	log.Info("configuration", cfg.redacted()...)
+	a, err := start(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	log.Info("serving", "url", a.url(), "mode", cfg.Mode, "roles", cfg.Roles)
+	var failed error
+	select {
+	case <-ctx.Done():
+		log.Info("stopping: finishing what was accepted", "at_most", cfg.DrainFor)
+	case failed = <-a.failed:
+		log.Error("a part failed; stopping", "error", failed)
+	}
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), cfg.DrainFor)
+	defer cancel()
+	if err := a.stop(end); err != nil {
+		return fmt.Errorf("stop: %w", err)
+	}
+	log.Info("stopped")
+	return failed
+}

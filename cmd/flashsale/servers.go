@@ -1,0 +1,9 @@
+package main
+
+import (
+	"context"
+	"errors"
+)
+
+func (a *app) openRedis(context.Context) error   { return errors.New("redis: not yet") }
+func (a *app) openServers(context.Context) error { return errors.New("servers: not yet") }

@@ -1,0 +1,184 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"flashsale/account"
+	"flashsale/account/pgaccount"
+	"flashsale/account/sqliteaccount"
+	"flashsale/catalog"
+	"flashsale/catalog/pgcatalog"
+	"flashsale/catalog/sqlitecatalog"
+	"flashsale/database/postgres"
+	"flashsale/database/sqlite"
+	"flashsale/engine"
+	"flashsale/inventory"
+	"flashsale/inventory/pgledger"
+	"flashsale/inventory/sqliteledger"
+	"flashsale/notification"
+	"flashsale/notification/pgnotification"
+	"flashsale/notification/sqlitenotification"
+	"flashsale/order"
+	"flashsale/order/pgorder"
+	"flashsale/order/sqliteorder"
+	"flashsale/payment"
+	"flashsale/payment/pgpayment"
+	"flashsale/payment/simprovider"
+	"flashsale/payment/sqlitepayment"
+	"flashsale/transport"
+)
+
+// What a service's store offers, whichever database it is.
+type (
+	ledgerStore interface {
+		inventory.Ledger
+		inventory.Sales
+		inventory.Books
+		inventory.Auditor
+		transport.Outbox
+	}
+	orderStore interface {
+		order.Store
+		order.Carts
+		order.Auditor
+		transport.Outbox
+	}
+	paymentStore interface {
+		payment.Store
+		payment.Auditor
+		simprovider.Store
+		transport.Outbox
+	}
+	catalogStore interface {
+		catalog.Products
+		catalog.Sales
+		transport.Outbox
+	}
+	notificationStore interface {
+		notification.Store
+		engine.OwnAudit
+	}
+)
+
+// stores are the databases of this process's roles; the others are nil.
+type stores struct {
+	ledger        ledgerStore
+	orders        orderStore
+	payments      paymentStore
+	catalog       catalogStore
+	accounts      account.Store
+	notifications notificationStore
+	close         []func()
+}
+
+// migrations lists the schema of every role's database.
+type migrations struct{ postgres, sqlite fs.FS }
+
+func schema(role string) migrations {
+	return map[string]migrations{
+		"inventory":    {pgledger.Migrations, sqliteledger.Migrations},
+		"order":        {pgorder.Migrations, sqliteorder.Migrations},
+		"payment":      {pgpayment.Migrations, sqlitepayment.Migrations},
+		"catalog":      {pgcatalog.Migrations, sqlitecatalog.Migrations},
+		"account":      {pgaccount.Migrations, sqliteaccount.Migrations},
+		"notification": {pgnotification.Migrations, sqlitenotification.Migrations},
+	}[role]
+}
+
+// patience is how long a server may take to answer at start.
+const patience = 15 * time.Second
+
+// openStores opens the database of every role that has one. A PostgreSQL whose schema is not up to
+// date, or that would lose commits, is refused; SQLite files are made and migrated.
+func openStores(ctx context.Context, cfg Config, clock func() time.Time) (_ *stores, err error) {
+	s := &stores{}
+	defer func() {
+		if err != nil {
+			s.closeAll()
+		}
+	}()
+	for _, role := range cfg.Roles {
+		if _, owns := databases()[role]; !owns {
+			continue
+		}
+		if cfg.embedded() {
+			err = s.openSQLite(ctx, cfg, role, clock)
+		} else {
+			err = s.openPostgres(ctx, cfg, role)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", role, err)
+		}
+	}
+	return s, nil
+}
+
+func (s *stores) openSQLite(ctx context.Context, cfg Config, role string, clock func() time.Time) error {
+	db, err := sqlite.Open(ctx, dataFolder{cfg.Data}.file(databases()[role]+".db"))
+	if err != nil {
+		return err
+	}
+	s.close = append(s.close, func() { _ = db.Close() })
+	if err := sqlite.Migrate(ctx, db, schema(role).sqlite); err != nil {
+		return err
+	}
+	switch role {
+	case "inventory":
+		s.ledger = sqliteledger.New(db, clock)
+	case "order":
+		s.orders = sqliteorder.New(db, clock)
+	case "payment":
+		s.payments = sqlitepayment.New(db, clock)
+	case "catalog":
+		s.catalog = sqlitecatalog.New(db, clock)
+	case "account":
+		s.accounts = sqliteaccount.New(db)
+	case "notification":
+		s.notifications = sqlitenotification.New(db, clock)
+	}
+	return nil
+}
+
+func (s *stores) openPostgres(ctx context.Context, cfg Config, role string) error {
+	pool, err := postgres.Open(ctx, cfg.databaseURL(role), int32(min(cfg.DatabaseConns, 10_000)), patience) //nolint:gosec // bounded
+	if err != nil {
+		return err
+	}
+	s.close = append(s.close, pool.Close)
+	if err := checkPostgres(ctx, pool, role); err != nil {
+		return err
+	}
+	switch role {
+	case "inventory":
+		s.ledger = pgledger.New(pool)
+	case "order":
+		s.orders = pgorder.New(pool)
+	case "payment":
+		s.payments = pgpayment.New(pool)
+	case "catalog":
+		s.catalog = pgcatalog.New(pool)
+	case "account":
+		s.accounts = pgaccount.New(pool)
+	case "notification":
+		s.notifications = pgnotification.New(pool)
+	}
+	return nil
+}
+
+func checkPostgres(ctx context.Context, pool *pgxpool.Pool, role string) error {
+	if err := postgres.CheckSafe(ctx, pool); err != nil {
+		return err
+	}
+	return postgres.CheckVersion(ctx, pool, schema(role).postgres)
+}
+
+func (s *stores) closeAll() {
+	for i := len(s.close) - 1; i >= 0; i-- {
+		s.close[i]()
+	}
+}

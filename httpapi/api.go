@@ -1,0 +1,268 @@
+// Package httpapi is the public HTTP API: routes, strict decoding, and one form for every error.
+// Handlers are thin: they read the request, call a use case, and write the answer.
+package httpapi
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gofiber/fiber/v2"
+
+	"flashsale/account"
+	"flashsale/id"
+)
+
+// Verifier checks an access token. account.ErrTokenInvalid, account.ErrTokenExpired.
+type Verifier func(token string) (user id.ID, role account.Role, err error)
+
+// Config is what the API needs besides its use cases.
+type Config struct {
+	Verify      Verifier
+	Timeout     time.Duration // of one request
+	MaxRequests int           // under way at the same time; beyond it 503
+	MaxBody     int           // bytes
+	Clock       func() time.Time
+	Log         *slog.Logger
+	// Observe is told about every answered request; nil for nobody.
+	Observe func(route, method string, status int, took time.Duration)
+}
+
+// API is the server. Mount what the process runs, then Serve.
+type API struct {
+	cfg      Config
+	app      *fiber.App
+	slots    chan struct{}
+	draining atomic.Bool
+	inFlight inFlight
+	ready    []func(context.Context) error
+	kinds    []mapping
+}
+
+// New returns an API with health, problems and the OpenAPI document mounted.
+func New(cfg Config) *API {
+	a := &API{cfg: cfg, slots: make(chan struct{}, cfg.MaxRequests), inFlight: inFlight{keys: map[string]struct{}{}}, kinds: mappings()}
+	a.app = fiber.New(fiber.Config{
+		AppName: "flashsale", DisableStartupMessage: true, BodyLimit: cfg.MaxBody, ReadBufferSize: 8 << 10,
+		ReadTimeout: 15 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
+		Immutable:    true, // what is read from a request may outlive it, in a group commit or a queue
+		ErrorHandler: a.fail,
+		// The server's own choice of name tells nobody anything.
+		ServerHeader: "", StrictRouting: true, CaseSensitive: true,
+	})
+	a.app.Use(a.frame)
+	a.app.Get("/healthz", func(c *fiber.Ctx) error { return c.JSON(fiber.Map{"status": "ok"}) })
+	a.app.Get("/readyz", a.readyz)
+	a.app.Get("/openapi.json", a.openAPI)
+	a.app.Get("/problems/:name", describeProblem)
+	return a
+}
+
+// ReadyWhen adds a condition of /readyz, before Serve.
+func (a *API) ReadyWhen(check func(context.Context) error) { a.ready = append(a.ready, check) }
+
+func (a *API) readyz(c *fiber.Ctx) error {
+	if a.draining.Load() {
+		return errDraining
+	}
+	for _, check := range a.ready {
+		if err := check(c.UserContext()); err != nil {
+			a.cfg.Log.WarnContext(c.UserContext(), "not ready", "error", err)
+			return errNotReady
+		}
+	}
+	return c.JSON(fiber.Map{"status": "ready"})
+}
+
+// Serve answers on a listener until Stop.
+func (a *API) Serve(l net.Listener) error {
+	return a.app.Listener(l)
+}
+
+// Drain makes /readyz fail, so that whoever sends requests here sends them elsewhere.
+func (a *API) Drain() { a.draining.Store(true) }
+
+// Stop finishes the requests under way, or until ctx ends.
+func (a *API) Stop(ctx context.Context) error {
+	a.Drain()
+	if err := a.app.ShutdownWithContext(ctx); err != nil {
+		return fmt.Errorf("requests are still under way: %w", err)
+	}
+	return nil
+}
+
+// The names under which a request's facts are kept.
+const (
+	keyRequest = "request"
+	keyTrace   = "trace"
+	keyUser    = "user"
+	keyRole    = "role"
+)
+
+// frame is around every request: ids, a slot, a deadline, the log line, and the guard against a
+// handler that panics.
+func (a *API) frame(c *fiber.Ctx) (err error) {
+	began := a.cfg.Clock()
+	c.Locals(keyRequest, requestID(c, began))
+	c.Locals(keyTrace, traceParent(c))
+	c.Set("X-Request-Id", request(c))
+	c.Set("X-Content-Type-Options", "nosniff")
+	c.Set("Cache-Control", "no-store")
+	defer func() {
+		if p := recover(); p != nil {
+			a.cfg.Log.Error("handler panicked", "request", request(c), "panic", p, "stack", string(debug.Stack()))
+			err = errors.New("panic")
+		}
+		if err != nil {
+			err = a.fail(c, err)
+		}
+		a.log(c, began)
+	}()
+	if !healthRoute(c.Path()) {
+		select {
+		case a.slots <- struct{}{}:
+			defer func() { <-a.slots }()
+		default:
+			return errOverloaded
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), a.cfg.Timeout)
+	defer cancel()
+	c.SetUserContext(ctx)
+	return c.Next()
+}
+
+func healthRoute(path string) bool {
+	return path == "/healthz" || path == "/readyz" || path == "/metrics"
+}
+
+func (a *API) log(c *fiber.Ctx, began time.Time) {
+	took := a.cfg.Clock().Sub(began)
+	status := c.Response().StatusCode()
+	route := c.Route().Path // the pattern: ids in paths would make every line another route
+	if route == "/" {
+		route = "unmatched"
+	}
+	if a.cfg.Observe != nil {
+		a.cfg.Observe(route, c.Method(), status, took)
+	}
+	level := slog.LevelDebug
+	if status >= 500 {
+		level = slog.LevelWarn
+	}
+	if !a.cfg.Log.Enabled(c.UserContext(), level) {
+		return
+	}
+	a.cfg.Log.Log(c.UserContext(), level, "request", "request", request(c), "trace", trace(c), "method", c.Method(), "route", route,
+		"status", status, "ms", float64(took.Microseconds())/1000)
+}
+
+func request(c *fiber.Ctx) string { s, _ := c.Locals(keyRequest).(string); return s }
+func trace(c *fiber.Ctx) string   { s, _ := c.Locals(keyTrace).(string); return s }
+
+// requestID takes the caller's id when it is a harmless one, and makes one otherwise.
+func requestID(c *fiber.Ctx, now time.Time) string {
+	given := c.Get("X-Request-Id")
+	ok := given != "" && len(given) <= 64
+	for i := range len(given) {
+		b := given[i]
+		ok = ok && (b >= 'a' && b <= 'z' || b >= 'A' && b <= 'Z' || b >= '0' && b <= '9' || b == '.' || b == '_' || b == '-')
+	}
+	if ok {
+		return given
+	}
+	return id.New(now).String()
+}
+
+// traceParent takes the caller's W3C trace context when it is well formed, and starts a trace otherwise.
+func traceParent(c *fiber.Ctx) string {
+	given := c.Get("traceparent")
+	parts := strings.Split(given, "-")
+	if len(given) == 55 && len(parts) == 4 && parts[0] == "00" && hexes(parts[1], 32) && hexes(parts[2], 16) && hexes(parts[3], 2) {
+		return given
+	}
+	var r [24]byte
+	_, _ = rand.Read(r[:]) // never fails (Go 1.24)
+	return fmt.Sprintf("00-%x-%x-00", r[:16], r[16:])
+}
+
+func hexes(s string, n int) bool {
+	if len(s) != n || strings.Trim(s, "0") == "" && n > 2 {
+		return false
+	}
+	return strings.Trim(s, "0123456789abcdef") == ""
+}
+
+// auth lets in who has a valid token, and for operators only, who is one.
+func (a *API) auth(role account.Role) fiber.Handler {
+	return func(c *fiber.Ctx) error {
+		token, ok := strings.CutPrefix(c.Get("Authorization"), "Bearer ")
+		if !ok || token == "" {
+			return errNoToken
+		}
+		user, has, err := a.cfg.Verify(token)
+		if err != nil {
+			return err
+		}
+		if role == account.Operator && has != account.Operator {
+			return errForbidden
+		}
+		c.Locals(keyUser, user)
+		c.Locals(keyRole, has)
+		return c.Next()
+	}
+}
+
+func user(c *fiber.Ctx) id.ID { v, _ := c.Locals(keyUser).(id.ID); return v }
+
+// inFlight are the idempotency keys being handled in this process. It is bounded by the slots.
+type inFlight struct {
+	mu   sync.Mutex
+	keys map[string]struct{}
+}
+
+// enter claims a key of a shopper on a route, or returns errInFlight.
+func (f *inFlight) enter(user id.ID, route, key string) (leave func(), err error) {
+	k := user.String() + " " + route + " " + key
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, busy := f.keys[k]; busy {
+		return nil, errInFlight
+	}
+	f.keys[k] = struct{}{}
+	return func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		delete(f.keys, k)
+	}, nil
+}
+
+// idempotencyKey returns the request's key: 1 to 128 visible ASCII characters.
+func idempotencyKey(c *fiber.Ctx) (string, error) {
+	k := c.Get("Idempotency-Key")
+	ok := len(k) >= 1 && len(k) <= 128
+	for i := range len(k) {
+		ok = ok && k[i] > ' ' && k[i] < 0x7f
+	}
+	if !ok {
+		return "", errKey
+	}
+	return k, nil
+}
+
+// pathID reads an id from the path. A malformed one is not found, like any other that is not there.
+func pathID(c *fiber.Ctx, name string) (id.ID, error) {
+	v, err := id.Parse(c.Params(name))
+	if err != nil {
+		return v, fiber.ErrNotFound
+	}
+	return v, nil
+}
