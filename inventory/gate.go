@@ -72,7 +72,7 @@ type Pending struct {
 // hold as for Gate.
 type Keeper interface {
 	// Install opens a bucket under a higher epoch than it has, with the units and the shoppers'
-	// counts of the ledger; pending takes of older epochs are forgotten. An epoch that is not higher
+	// counts of the ledger; pending takes of older epochs are forgotten. An epoch that is not higher, or below 1,
 	// is ignored.
 	Install(ctx context.Context, b BucketID, l Level, users map[id.ID]int) error
 	// Credit applies credits in order; each one only if its number is the next and the epoch is the

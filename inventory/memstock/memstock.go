@@ -57,7 +57,7 @@ func (g *Gate) open(b inventory.BucketID, epoch int64) (*bucket, error) {
 		return nil, inventory.ErrClosed
 	}
 	k.mu.Lock()
-	if k.epoch != epoch {
+	if k.epoch != epoch { // a bucket in the map has an epoch above 0
 		k.mu.Unlock()
 		return nil, inventory.ErrFenced
 	}
@@ -127,6 +127,9 @@ func (k *bucket) relieve(user id.ID, qty int) {
 
 // Install implements inventory.Keeper.
 func (g *Gate) Install(_ context.Context, b inventory.BucketID, l inventory.Level, users map[id.ID]int) error {
+	if l.Epoch < 1 {
+		return nil
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	k := g.buckets[b]

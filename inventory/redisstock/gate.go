@@ -1,0 +1,557 @@
+// Package redisstock is a gate on one or more Redis servers, a server a shard. Each operation is one
+// Lua script, atomic and safe to run twice.
+//
+// A server that restarts may come back with a snapshot that is minutes old and has the right epoch.
+// Therefore the text of every script carries the server's run id: a script made for one run is not
+// in the script cache of the next, which is never persisted, so a command that meets a restarted
+// server is refused by Redis itself (NOSCRIPT) and has certainly not run. The scripts made for the
+// new run find the old run id in the bucket and answer "closed".
+package redisstock
+
+import (
+	"context"
+	"crypto/sha1" //nolint:gosec // Redis names scripts by it
+	"embed"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"flashsale/groupcommit"
+	"flashsale/id"
+	"flashsale/inventory"
+	"flashsale/reservation"
+)
+
+//go:embed scripts/*.lua
+var scripts embed.FS
+
+// Options bound a gate. The zero value of a field means its default.
+type Options struct {
+	Timeout time.Duration // of one round trip; 500 ms
+	Batch   int           // takes of one pipeline; 128
+	Queue   int           // takes that may wait per shard, beyond which ErrUnavailable; 10,000
+	Conns   int           // pipelines under way per shard; 2
+	TTL     time.Duration // of a bucket nobody installs again; 7 days
+}
+
+func (o Options) filled() Options {
+	if o.Timeout == 0 {
+		o.Timeout = 500 * time.Millisecond
+	}
+	if o.Batch == 0 {
+		o.Batch = 128
+	}
+	if o.Queue == 0 {
+		o.Queue = 10_000
+	}
+	if o.Conns == 0 {
+		o.Conns = 2
+	}
+	if o.TTL == 0 {
+		o.TTL = 7 * 24 * time.Hour
+	}
+	return o
+}
+
+// Gate implements inventory.Gate and inventory.Keeper.
+type Gate struct {
+	shards []*shard
+	opts   Options
+}
+
+// shard is one server.
+type shard struct {
+	url    string // redacted
+	client *redis.Client
+	takes  *groupcommit.Group[inventory.Take, answer]
+	set    atomic.Pointer[scriptSet]
+	mu     sync.Mutex // one reload at a time
+}
+
+// scriptSet are the scripts made for one run of a server.
+type scriptSet struct {
+	run  string
+	sha  map[string]string
+	text map[string]string
+}
+
+type answer struct {
+	taken inventory.Taken
+	err   error
+}
+
+// ErrUnsuitable is returned by Open for a server that must not count stock.
+var ErrUnsuitable = errors.New("redisstock: unsuitable server")
+
+// Open connects to the servers, in the order of the shards, and checks that they are suitable.
+func Open(ctx context.Context, urls []string, opts Options) (*Gate, error) {
+	g := &Gate{opts: opts.filled()}
+	for _, u := range urls {
+		o, err := redis.ParseURL(u)
+		if err != nil {
+			g.Close()
+			return nil, fmt.Errorf("redisstock: a URL is not valid (want redis://host:port/0): %w", err)
+		}
+		// One retrying layer: this package's own, which knows what may have run.
+		o.MaxRetries = -1
+		o.DialTimeout, o.ReadTimeout, o.WriteTimeout = g.opts.Timeout, g.opts.Timeout, g.opts.Timeout
+		o.PoolSize, o.ContextTimeoutEnabled = g.opts.Conns+8, true
+		o.DialerRetries = 1
+		s := &shard{url: redacted(u), client: redis.NewClient(o)}
+		s.takes = groupcommit.New(g.opts.Batch, g.opts.Queue, g.opts.Conns, func(ctx context.Context, group []inventory.Take) ([]answer, error) {
+			return g.takeGroup(ctx, s, group), nil
+		})
+		g.shards = append(g.shards, s)
+		if err := s.suitable(ctx); err != nil {
+			g.Close()
+			return nil, err
+		}
+	}
+	if len(g.shards) == 0 {
+		return nil, errors.New("redisstock: no server named; set REDIS_URLS")
+	}
+	return g, nil
+}
+
+func redacted(u string) string {
+	p, err := url.Parse(u)
+	if err != nil {
+		return "redis"
+	}
+	return p.Redacted()
+}
+
+// Close finishes the takes under way and closes the connections.
+func (g *Gate) Close() {
+	for _, s := range g.shards {
+		s.takes.Close()
+		_ = s.client.Close()
+	}
+}
+
+// Shards implements inventory.Keeper.
+func (g *Gate) Shards() int { return len(g.shards) }
+
+// suitable refuses a server that would forget or double units behind our back.
+func (s *shard) suitable(ctx context.Context) error {
+	info, err := s.info(ctx)
+	if err != nil {
+		return fmt.Errorf("redisstock: no answer from %s; is the server running? %w", s.url, err)
+	}
+	major, _ := strconv.Atoi(strings.SplitN(info["redis_version"], ".", 2)[0])
+	switch {
+	case major < 7:
+		return fmt.Errorf("%w: %s is Redis %s; use 7.0 or newer", ErrUnsuitable, s.url, info["redis_version"])
+	case info["role"] != "master":
+		return fmt.Errorf("%w: %s is a replica; a promoted replica admits too many, so name the master of a server without replicas", ErrUnsuitable, s.url)
+	case info["maxmemory_policy"] != "noeviction":
+		return fmt.Errorf("%w: %s evicts keys (%s), counters among them; run CONFIG SET maxmemory-policy noeviction", ErrUnsuitable, s.url, info["maxmemory_policy"])
+	}
+	return nil
+}
+
+func (s *shard) info(ctx context.Context) (map[string]string, error) {
+	text, err := s.client.Info(ctx).Result()
+	if err != nil {
+		return nil, err
+	}
+	m := map[string]string{}
+	for line := range strings.SplitSeq(text, "\r\n") {
+		if k, v, ok := strings.Cut(line, ":"); ok {
+			m[k] = v
+		}
+	}
+	return m, nil
+}
+
+// load makes the scripts for the server's present run and puts them in its cache.
+func (s *shard) load(ctx context.Context) (*scriptSet, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	info, err := s.info(ctx)
+	if err != nil {
+		return nil, err
+	}
+	set := &scriptSet{run: info["run_id"], sha: map[string]string{}, text: map[string]string{}}
+	if len(set.run) != 40 {
+		return nil, fmt.Errorf("redisstock: %s has no run id", s.url)
+	}
+	files, err := scripts.ReadDir("scripts")
+	if err != nil {
+		return nil, err
+	}
+	pipe := s.client.Pipeline()
+	for _, f := range files {
+		b, err := scripts.ReadFile("scripts/" + f.Name())
+		if err != nil {
+			return nil, err
+		}
+		name := strings.TrimSuffix(f.Name(), ".lua")
+		set.text[name] = "local RUN = '" + set.run + "'\n" + string(b)
+		sum := sha1.Sum([]byte(set.text[name])) //nolint:gosec // Redis names scripts by it
+		set.sha[name] = hex.EncodeToString(sum[:])
+		pipe.ScriptLoad(ctx, set.text[name])
+	}
+	if _, err := pipe.Exec(ctx); err != nil {
+		return nil, err
+	}
+	s.set.Store(set)
+	return set, nil
+}
+
+// call is one script with its keys and arguments.
+type call struct {
+	script string
+	keys   []string
+	args   []any
+}
+
+// run sends calls in one pipeline and returns their commands. A call that met a server without the
+// script is sent again once, with scripts made for the server's present run; after a broken
+// connection all are sent again once, for every script is safe to run twice. The error, if any, is
+// ErrUnavailable when nothing can have run, and ErrUncertain otherwise.
+func (s *shard) run(ctx context.Context, timeout time.Duration, calls []call) ([]*redis.Cmd, error) {
+	ctx, cancel := context.WithTimeout(ctx, 4*timeout)
+	defer cancel()
+	sent := false
+	for attempt := 0; ; attempt++ {
+		cmds, err := s.once(ctx, calls)
+		switch {
+		case err == nil:
+			return cmds, nil
+		case errors.Is(err, errNoScript):
+			if _, lerr := s.load(ctx); lerr != nil {
+				return nil, lost(sent, lerr)
+			}
+		case neverSent(err):
+			return nil, lost(sent, err)
+		default:
+			sent = true
+		}
+		if attempt == 2 || ctx.Err() != nil {
+			return nil, lost(sent, err)
+		}
+	}
+}
+
+var errNoScript = errors.New("redisstock: the server has no such script")
+
+func (s *shard) once(ctx context.Context, calls []call) ([]*redis.Cmd, error) {
+	set := s.set.Load()
+	if set == nil {
+		return nil, errNoScript
+	}
+	pipe := s.client.Pipeline()
+	cmds := make([]*redis.Cmd, len(calls))
+	for i, c := range calls {
+		cmds[i] = pipe.EvalSha(ctx, set.sha[c.script], c.keys, c.args...)
+	}
+	_, _ = pipe.Exec(ctx) // each command has its own error
+	for _, c := range cmds {
+		err := c.Err()
+		if err == nil || errors.Is(err, redis.Nil) {
+			continue
+		}
+		if redis.HasErrorPrefix(err, "NOSCRIPT") {
+			return nil, errNoScript // those that did run are answered the same again
+		}
+		return nil, err
+	}
+	return cmds, nil
+}
+
+// neverSent reports whether the error came before a byte was written.
+func neverSent(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial" || errors.Is(err, redis.ErrPoolTimeout) || errors.Is(err, redis.ErrClosed) ||
+		redis.HasErrorPrefix(err, "LOADING") || redis.HasErrorPrefix(err, "BUSY") || redis.HasErrorPrefix(err, "OOM") || redis.HasErrorPrefix(err, "NOAUTH")
+}
+
+func lost(sent bool, err error) error {
+	if sent {
+		return fmt.Errorf("%w: %w", inventory.ErrUncertain, err)
+	}
+	return fmt.Errorf("%w: %w", inventory.ErrUnavailable, err)
+}
+
+// keys are the names of a bucket's keys: all under one hash tag, so that they are on one node of a
+// cluster too.
+type keys struct{ meta, pending, due, users string }
+
+func keysOf(b inventory.BucketID) keys {
+	p := "fs:{" + b.Item.Sale.String() + "/" + url.QueryEscape(b.Item.SKU) + "/" + strconv.Itoa(b.Shard) + "}:"
+	return keys{meta: p + "m", pending: p + "p", due: p + "d", users: p + "u:"}
+}
+
+func (k keys) usersOf(epoch int64) string { return k.users + strconv.FormatInt(epoch, 10) }
+
+func (g *Gate) shard(b inventory.BucketID) (*shard, error) {
+	if b.Shard < 0 || b.Shard >= len(g.shards) {
+		return nil, fmt.Errorf("%w: there is no shard %d", inventory.ErrUnavailable, b.Shard)
+	}
+	return g.shards[b.Shard], nil
+}
+
+// Take implements inventory.Gate. Concurrent takes share round trips.
+func (g *Gate) Take(ctx context.Context, t inventory.Take) (inventory.Taken, error) {
+	s, err := g.shard(t.Bucket)
+	if err != nil {
+		return inventory.Taken{}, err
+	}
+	a, err := s.takes.Do(ctx, t)
+	switch {
+	case errors.Is(err, groupcommit.ErrFull), errors.Is(err, groupcommit.ErrStopped):
+		return inventory.Taken{}, fmt.Errorf("%w: %w", inventory.ErrUnavailable, err)
+	case err != nil: // the caller gave up: the take may be on its way
+		return inventory.Taken{}, fmt.Errorf("%w: %w", inventory.ErrUncertain, err)
+	}
+	return a.taken, a.err
+}
+
+func (g *Gate) takeGroup(ctx context.Context, s *shard, group []inventory.Take) []answer {
+	calls := make([]call, len(group))
+	for i, t := range group {
+		k := keysOf(t.Bucket)
+		calls[i] = call{"take", []string{k.meta, k.pending, k.due, k.usersOf(t.Epoch)}, []any{
+			t.ID.String(), t.Epoch, t.User.String(), t.Qty, t.Limit, t.Deadline.UnixMilli(), int64(g.opts.TTL.Seconds()),
+		}}
+	}
+	out := make([]answer, len(group))
+	cmds, err := s.run(ctx, g.opts.Timeout, calls)
+	for i := range group {
+		if err != nil {
+			out[i].err = err
+			continue
+		}
+		out[i] = takeAnswer(cmds[i])
+	}
+	return out
+}
+
+func takeAnswer(cmd *redis.Cmd) answer {
+	n, err := cmd.Int64Slice()
+	if err != nil || len(n) != 3 {
+		return answer{err: fmt.Errorf("%w: take answered %v: %w", inventory.ErrUncertain, cmd.Val(), err)}
+	}
+	a := answer{taken: inventory.Taken{UserHas: int(n[1]), Available: n[2]}}
+	switch n[0] {
+	case 0:
+	case 1:
+		a.err = inventory.ErrShort
+	case 2:
+		a.err = reservation.ErrLimitReached
+	case 3:
+		a = answer{err: inventory.ErrFenced}
+	default:
+		a = answer{err: inventory.ErrClosed}
+	}
+	return a
+}
+
+// conclude runs settle or abort for takes, a script a bucket and epoch.
+func (g *Gate) conclude(ctx context.Context, script string, takes []inventory.TakeRef) error {
+	type place struct {
+		bucket inventory.BucketID
+		epoch  int64
+	}
+	args := map[place][]any{}
+	for _, t := range takes {
+		p := place{t.Bucket, t.Epoch}
+		if args[p] == nil {
+			args[p] = []any{t.Epoch}
+		}
+		args[p] = append(args[p], t.ID.String())
+	}
+	calls := map[*shard][]call{}
+	for p, a := range args {
+		s, err := g.shard(p.bucket)
+		if err != nil {
+			return err
+		}
+		k := keysOf(p.bucket)
+		for part := range slices.Chunk(a[1:], 500) {
+			calls[s] = append(calls[s], call{script, []string{k.meta, k.pending, k.due, k.usersOf(p.epoch)}, append([]any{p.epoch}, part...)})
+		}
+	}
+	var errs []error
+	for s, cs := range calls {
+		if _, err := s.run(ctx, g.opts.Timeout, cs); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Settle implements inventory.Gate.
+func (g *Gate) Settle(ctx context.Context, takes []inventory.TakeRef) error {
+	return g.conclude(ctx, "settle", takes)
+}
+
+// Abort implements inventory.Gate.
+func (g *Gate) Abort(ctx context.Context, takes []inventory.TakeRef) error {
+	return g.conclude(ctx, "abort", takes)
+}
+
+const usersChunk = 1000
+
+// Install implements inventory.Keeper. The shoppers' counts are loaded beside the bucket first, in
+// bounded pieces, and become the bucket's in the same script that raises the epoch.
+func (g *Gate) Install(ctx context.Context, b inventory.BucketID, l inventory.Level, users map[id.ID]int) error {
+	s, err := g.shard(b)
+	if err != nil {
+		return err
+	}
+	k := keysOf(b)
+	loaded := k.users + "load:" + id.New(time.Now()).String()
+	fields := make([]any, 0, 2*usersChunk)
+	flush := func() error {
+		if len(fields) == 0 {
+			return nil
+		}
+		pipe := s.client.Pipeline()
+		pipe.HSet(ctx, loaded, fields...)
+		pipe.Expire(ctx, loaded, time.Hour) // should this call die half-way
+		fields = fields[:0]
+		if _, err := pipe.Exec(ctx); err != nil {
+			return fmt.Errorf("%w: %w", inventory.ErrUnavailable, err) // the bucket is as it was
+		}
+		return nil
+	}
+	for u, n := range users {
+		if fields = append(fields, u.String(), n); len(fields) >= 2*usersChunk {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+	}
+	if err := flush(); err != nil {
+		return err
+	}
+	_, err = s.run(ctx, g.opts.Timeout, []call{{"install", []string{k.meta, k.pending, k.due, k.usersOf(l.Epoch), loaded}, []any{
+		l.Epoch, l.Available, l.Seq, k.users, int64(g.opts.TTL.Seconds()),
+	}}})
+	return err
+}
+
+// Credit implements inventory.Keeper.
+func (g *Gate) Credit(ctx context.Context, b inventory.BucketID, epoch int64, credits []inventory.Credit) (int64, error) {
+	s, err := g.shard(b)
+	if err != nil {
+		return 0, err
+	}
+	k := keysOf(b)
+	args := []any{epoch}
+	for _, c := range credits {
+		user := ""
+		if !c.User.IsZero() {
+			user = c.User.String()
+		}
+		args = append(args, c.Seq, c.Qty, user)
+	}
+	cmds, err := s.run(ctx, g.opts.Timeout, []call{{"credit", []string{k.meta, k.usersOf(epoch)}, args}})
+	if err != nil {
+		return 0, err
+	}
+	n, err := cmds[0].Int64()
+	switch {
+	case err != nil:
+		return 0, fmt.Errorf("%w: %w", inventory.ErrUncertain, err)
+	case n == -3:
+		return 0, inventory.ErrFenced
+	case n == -4:
+		return 0, inventory.ErrClosed
+	}
+	return n, nil
+}
+
+// Levels implements inventory.Keeper: one pipeline a shard.
+func (g *Gate) Levels(ctx context.Context, buckets []inventory.BucketID) ([]inventory.Level, error) {
+	out := make([]inventory.Level, len(buckets))
+	calls, places := map[*shard][]call{}, map[*shard][]int{}
+	for i, b := range buckets {
+		s, err := g.shard(b)
+		if err != nil {
+			return nil, err
+		}
+		calls[s] = append(calls[s], call{"level", []string{keysOf(b).meta}, nil})
+		places[s] = append(places[s], i)
+	}
+	for s, cs := range calls {
+		cmds, err := s.run(ctx, g.opts.Timeout, cs)
+		if err != nil {
+			return nil, err
+		}
+		for j, c := range cmds {
+			n, err := c.Int64Slice()
+			if err != nil || len(n) != 4 {
+				return nil, fmt.Errorf("redisstock: level answered %v: %w", c.Val(), err)
+			}
+			out[places[s][j]] = inventory.Level{Epoch: n[0], Available: n[1], Seq: n[2], Pending: n[3]}
+		}
+	}
+	return out, nil
+}
+
+// Overdue implements inventory.Keeper.
+func (g *Gate) Overdue(ctx context.Context, b inventory.BucketID, now time.Time, limit int) ([]inventory.Pending, error) {
+	s, err := g.shard(b)
+	if err != nil {
+		return nil, err
+	}
+	k := keysOf(b)
+	cmds, err := s.run(ctx, g.opts.Timeout, []call{{"overdue", []string{k.meta, k.pending, k.due}, []any{now.UnixMilli(), limit}}})
+	if err != nil {
+		return nil, err
+	}
+	parts, err := cmds[0].Slice()
+	if err != nil || len(parts) == 0 {
+		return nil, fmt.Errorf("redisstock: overdue answered %v: %w", cmds[0].Val(), err)
+	}
+	epoch, _ := parts[0].(int64)
+	var out []inventory.Pending
+	for i := 1; i+1 < len(parts); i += 2 {
+		take, _ := parts[i].(string)
+		record, _ := parts[i+1].(string)
+		p, err := parsePending(take, record)
+		if err != nil {
+			return nil, err
+		}
+		p.Bucket, p.Epoch = b, epoch
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+func parsePending(take, record string) (inventory.Pending, error) {
+	var p inventory.Pending
+	var err error
+	fields := strings.Fields(record)
+	if len(fields) != 3 {
+		return p, fmt.Errorf("redisstock: pending record %q of take %q", record, take)
+	}
+	if p.ID, err = id.Parse(take); err != nil {
+		return p, fmt.Errorf("redisstock: take %q: %w", take, err)
+	}
+	if p.User, err = id.Parse(fields[1]); err != nil {
+		return p, fmt.Errorf("redisstock: shopper %q: %w", fields[1], err)
+	}
+	if p.Qty, err = strconv.Atoi(fields[0]); err != nil {
+		return p, fmt.Errorf("redisstock: quantity %q: %w", fields[0], err)
+	}
+	ms, err := strconv.ParseInt(fields[2], 10, 64)
+	if err != nil {
+		return p, fmt.Errorf("redisstock: deadline %q: %w", fields[2], err)
+	}
+	p.Deadline = time.UnixMilli(ms).UTC()
+	return p, nil
+}
