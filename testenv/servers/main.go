@@ -1,0 +1,396 @@
+// Command servers starts private servers for tests, runs a command that can use them, and stops
+// them again. Its exit status is the command's.
+//
+//	go run ./testenv/servers -- go test ./...
+//	go run ./testenv/servers -install -- go test ./...    installs what is missing, as root on Debian
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"flashsale/testenv"
+)
+
+func main() {
+	install := flag.Bool("install", false, "install missing servers with apt-get (root on Debian)")
+	flag.Parse()
+	if flag.NArg() == 0 {
+		fmt.Fprintln(os.Stderr, "usage: servers [-install] -- COMMAND [ARG …]")
+		os.Exit(2)
+	}
+	code, err := run(*install, flag.Args())
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "servers:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func run(install bool, command []string) (int, error) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := require(ctx, install); err != nil {
+		return 1, err
+	}
+	dir, err := os.MkdirTemp("", "flashsale-servers-")
+	if err != nil {
+		return 1, err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // PostgreSQL's user must get through
+		return 1, err
+	}
+	s := &servers{dir: dir}
+	defer s.stop()
+	began := time.Now()
+	var wg sync.WaitGroup
+	errs := make([]error, 2)
+	wg.Go(func() { errs[0] = s.postgres(ctx) })
+	wg.Go(func() { errs[1] = s.rabbitmq(ctx) })
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return 1, err
+	}
+	fmt.Printf("servers: %s in %.1f s\n", strings.Join(s.started, ", "), time.Since(began).Seconds())
+	cmd := exec.Command(command[0], command[1:]...) //nolint:gosec,noctx // the caller's command; signals reach it by its process group
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Env = append(os.Environ(), s.env...)
+	if err := cmd.Start(); err != nil {
+		return 1, err
+	}
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		select {
+		case err = <-done:
+		case <-time.After(20 * time.Second):
+			_ = cmd.Process.Kill()
+			err = <-done
+		}
+	}
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return max(exit.ExitCode(), 1), nil
+	}
+	return 0, err
+}
+
+// need is a program and where it comes from.
+type need struct {
+	find    func() (string, error)
+	pkg     string // of Debian
+	what    string
+	instead []string // variables that make it unnecessary
+}
+
+func needs() []need {
+	return []need{
+		{pgBin, "postgresql", "PostgreSQL 15 or newer", []string{testenv.DatabaseURLVar}},
+		{func() (string, error) { return exec.LookPath("redis-server") }, "redis-server", "Redis 7.0 or newer", nil},
+		{rabbitBin, "rabbitmq-server", "RabbitMQ 3.10 or newer", []string{testenv.AMQPURLVar, testenv.RabbitAPIVar}},
+	}
+}
+
+// require installs what is missing, or says what to do.
+func require(ctx context.Context, install bool) error {
+	var missing []need
+	for _, n := range needs() {
+		if len(n.instead) > 0 && os.Getenv(n.instead[0]) != "" {
+			continue
+		}
+		if _, err := n.find(); err != nil {
+			missing = append(missing, n)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	_, noApt := exec.LookPath("apt-get")
+	if !install || noApt != nil || os.Geteuid() != 0 {
+		var lines []string
+		for _, n := range missing {
+			line := "  " + n.what + " (Debian: apt-get install " + n.pkg + ")"
+			if len(n.instead) > 0 {
+				line += ", or set " + strings.Join(n.instead, " and ")
+			}
+			lines = append(lines, line)
+		}
+		return fmt.Errorf("these are missing, and are installed by themselves only for root on Debian:\n%s", strings.Join(lines, "\n"))
+	}
+	// Packages must not start services of their own: the tests start private ones.
+	const policy = "/usr/sbin/policy-rc.d"
+	if _, err := os.Stat(policy); errors.Is(err, os.ErrNotExist) {
+		if err := os.WriteFile(policy, []byte("#!/bin/sh\nexit 101\n"), 0o755); err == nil { //nolint:gosec // a program
+			defer func() { _ = os.Remove(policy) }()
+		}
+	}
+	args := []string{"install", "-y", "-qq", "--no-install-recommends"}
+	for _, n := range missing {
+		args = append(args, n.pkg)
+	}
+	fmt.Println("servers: installing", strings.Join(args[4:], " "))
+	for _, a := range [][]string{{"update", "-qq"}, args} {
+		cmd := exec.CommandContext(ctx, "apt-get", a...) //nolint:gosec // fixed words
+		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("apt-get %s: %w\n%s", strings.Join(a, " "), err, tail(string(out)))
+		}
+	}
+	for _, n := range missing {
+		if _, err := n.find(); err != nil {
+			return fmt.Errorf("%s is still missing after its package %s was installed: %w", n.what, n.pkg, err)
+		}
+	}
+	return nil
+}
+
+func tail(s string) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	return strings.Join(lines[max(0, len(lines)-15):], "\n")
+}
+
+// pgBin returns the folder of the newest PostgreSQL of version 15 or more.
+func pgBin() (string, error) {
+	dirs, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
+	version := func(d string) int { n, _ := strconv.Atoi(filepath.Base(filepath.Dir(d))); return n }
+	slices.SortFunc(dirs, func(a, b string) int { return version(b) - version(a) })
+	for _, d := range dirs {
+		if _, err := os.Stat(filepath.Join(d, "initdb")); err == nil && version(d) >= 15 {
+			return d, nil
+		}
+	}
+	p, err := exec.LookPath("initdb")
+	if err != nil {
+		return "", err
+	}
+	return filepath.Dir(p), nil
+}
+
+func rabbitBin() (string, error) {
+	// Debian's wrapper in sbin changes the user; the program itself runs as anybody.
+	const debian = "/usr/lib/rabbitmq/bin/rabbitmq-server"
+	if _, err := os.Stat(debian); err == nil {
+		return debian, nil
+	}
+	return exec.LookPath("rabbitmq-server")
+}
+
+// servers are those that this program has started.
+type servers struct {
+	dir string
+
+	mu      sync.Mutex
+	started []string
+	env     []string
+	stops   []func()
+}
+
+func (s *servers) add(name string, stop func(), env ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.started, s.env = append(s.started, name), append(s.env, env...)
+	if stop != nil {
+		s.stops = append(s.stops, stop)
+	}
+}
+
+func (s *servers) stop() {
+	for _, f := range s.stops {
+		f()
+	}
+}
+
+func freePort() (int, error) {
+	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().(*net.TCPAddr).Port, nil //nolint:forcetypeassert // a TCP listener
+}
+
+// start runs a server in a process group of its own, its output in a file.
+func start(log string, env []string, cred *syscall.Credential, bin string, args ...string) (*exec.Cmd, error) {
+	f, err := os.Create(log) //nolint:gosec // in the folder of this run
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(bin, args...) //nolint:gosec,noctx // stopped by stop
+	cmd.Stdout, cmd.Stderr, cmd.Dir = f, f, "/"
+	cmd.Env = append(os.Environ(), env...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: cred}
+	return cmd, cmd.Start()
+}
+
+// end stops a process group: gently, then not.
+func end(cmd *exec.Cmd, gentle syscall.Signal) {
+	done := make(chan struct{})
+	go func() {
+		_ = cmd.Wait()
+		close(done)
+	}()
+	_ = syscall.Kill(-cmd.Process.Pid, gentle)
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+	}
+	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+	<-done
+}
+
+// ready polls until a server answers.
+func ready(ctx context.Context, what, log string, bound time.Duration, ask func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, bound)
+	defer cancel()
+	for {
+		err := ask(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			b, _ := os.ReadFile(log) //nolint:gosec // in the folder of this run
+			return fmt.Errorf("%s does not answer after %s: %w\n%s", what, bound, err, tail(string(b)))
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func (s *servers) postgres(ctx context.Context) error {
+	if os.Getenv(testenv.DatabaseURLVar) != "" {
+		return nil
+	}
+	bin, err := pgBin()
+	if err != nil {
+		return err
+	}
+	var cred *syscall.Credential
+	home := filepath.Join(s.dir, "postgres")
+	if err := os.Mkdir(home, 0o700); err != nil {
+		return err
+	}
+	if os.Geteuid() == 0 { // PostgreSQL refuses to run as root
+		u, err := user.Lookup("postgres")
+		if err != nil {
+			return fmt.Errorf("PostgreSQL does not run as root, and there is no user postgres: %w", err)
+		}
+		uid, _ := strconv.Atoi(u.Uid)
+		gid, _ := strconv.Atoi(u.Gid)
+		cred = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)} //nolint:gosec // ids of the system
+		if err := os.Chown(home, uid, gid); err != nil {
+			return err
+		}
+	}
+	data, log := filepath.Join(home, "data"), filepath.Join(s.dir, "postgres.log")
+	initdb, err := start(log, nil, cred, filepath.Join(bin, "initdb"), "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale")
+	if err == nil {
+		err = initdb.Wait()
+	}
+	if err != nil {
+		b, _ := os.ReadFile(log) //nolint:gosec // in the folder of this run
+		return fmt.Errorf("initdb: %w\n%s", err, tail(string(b)))
+	}
+	port, err := freePort()
+	if err != nil {
+		return err
+	}
+	cmd, err := start(log, nil, cred, filepath.Join(bin, "postgres"), "-D", data, "-p", strconv.Itoa(port), "-k", home,
+		"-c", "listen_addresses=127.0.0.1", "-c", "max_connections=500", "-c", "shared_buffers=128MB")
+	if err != nil {
+		return err
+	}
+	url := fmt.Sprintf("postgres://postgres@127.0.0.1:%d/postgres", port)
+	s.add("PostgreSQL", func() { end(cmd, syscall.SIGINT) }, testenv.DatabaseURLVar+"="+url)
+	return ready(ctx, "PostgreSQL", log, 60*time.Second, func(ctx context.Context) error {
+		c, err := pgx.Connect(ctx, url)
+		if err != nil {
+			return err
+		}
+		return c.Close(ctx)
+	})
+}
+
+func (s *servers) rabbitmq(ctx context.Context) error {
+	if os.Getenv(testenv.AMQPURLVar) != "" {
+		return nil
+	}
+	bin, err := rabbitBin()
+	if err != nil {
+		return err
+	}
+	home, log := filepath.Join(s.dir, "rabbitmq"), filepath.Join(s.dir, "rabbitmq.log")
+	if err := os.MkdirAll(filepath.Join(home, "log"), 0o700); err != nil {
+		return err
+	}
+	ports := make([]int, 4) // AMQP, management, distribution, epmd
+	for i := range ports {
+		if ports[i], err = freePort(); err != nil {
+			return err
+		}
+	}
+	conf := fmt.Sprintf("listeners.tcp.1 = 127.0.0.1:%d\nmanagement.tcp.ip = 127.0.0.1\nmanagement.tcp.port = %d\ndisk_free_limit.absolute = 50MB\n", ports[0], ports[1])
+	for name, text := range map[string]string{"rabbitmq.conf": conf, "plugins": "[rabbitmq_management].\n"} {
+		if err := os.WriteFile(filepath.Join(home, name), []byte(text), 0o600); err != nil {
+			return err
+		}
+	}
+	env := []string{
+		"HOME=" + home, "RABBITMQ_NODENAME=flashsale" + strconv.Itoa(ports[0]) + "@localhost", "RABBITMQ_MNESIA_BASE=" + home,
+		"RABBITMQ_LOG_BASE=" + filepath.Join(home, "log"), "RABBITMQ_ENABLED_PLUGINS_FILE=" + filepath.Join(home, "plugins"),
+		"RABBITMQ_CONFIG_FILE=" + filepath.Join(home, "rabbitmq"), "RABBITMQ_DIST_PORT=" + strconv.Itoa(ports[2]),
+		"ERL_EPMD_PORT=" + strconv.Itoa(ports[3]), "ERL_EPMD_ADDRESS=127.0.0.1", "RABBITMQ_PID_FILE=" + filepath.Join(home, "pid"),
+		"RABBITMQ_CONF_ENV_FILE=/dev/null", "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=+sbwt none",
+	}
+	cmd, err := start(log, env, nil, bin)
+	if err != nil {
+		return err
+	}
+	api := fmt.Sprintf("http://guest:guest@127.0.0.1:%d", ports[1])
+	s.add("RabbitMQ", func() {
+		end(cmd, syscall.SIGTERM)
+		stopEpmd(ports[3])
+	}, fmt.Sprintf("%s=amqp://guest:guest@127.0.0.1:%d/", testenv.AMQPURLVar, ports[0]), testenv.RabbitAPIVar+"="+api)
+	return ready(ctx, "RabbitMQ", log, 120*time.Second, func(ctx context.Context) error {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, api+"/api/overview", nil)
+		if err != nil {
+			return err
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return err
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			return fmt.Errorf("management API answered %d", resp.StatusCode)
+		}
+		return nil
+	})
+}
+
+// stopEpmd ends the port mapper that Erlang has started on this run's own port: it is in nobody's
+// process group.
+func stopEpmd(port int) {
+	cmd := exec.Command("epmd", "-port", strconv.Itoa(port), "-kill") //nolint:gosec,noctx // a number; it answers at once
+	_ = cmd.Run()
+}

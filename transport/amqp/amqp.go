@@ -1,0 +1,524 @@
+// Package amqp carries envelopes over RabbitMQ: a topic exchange, a quorum queue per service, a
+// retry ladder and a dead-letter queue each. Send answers "accepted" after the publisher confirm;
+// a message is acknowledged after its handler has committed.
+package amqp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+	rabbit "github.com/rabbitmq/amqp091-go"
+
+	"flashsale/id"
+	"flashsale/transport"
+)
+
+// Options are what a Transport needs. URL must be set; zero values mean their default.
+type Options struct {
+	URL           string
+	Prefix        string              // of exchanges and queues; "flashsale."
+	Services      []transport.Service // those with a queue; inventory, order, payment, notification
+	Workers       int                 // handlers at the same time per service; 128
+	Attempts      int                 // before a message is a dead letter; 10
+	DeliveryLimit int                 // deliveries that were never acknowledged; 20
+	Depth         int                 // messages a queue may hold, beyond which ErrOverloaded; 100,000
+	Delays        []time.Duration     // of the retry ladder; 100 ms to 30 s
+	Confirm       time.Duration       // how long Send waits without a deadline of its own; 10 s
+	Log           *slog.Logger
+}
+
+func (o Options) filled() Options {
+	if o.Prefix == "" {
+		o.Prefix = "flashsale."
+	}
+	if o.Services == nil {
+		o.Services = []transport.Service{transport.Inventory, transport.Order, transport.Payment, transport.Notification}
+	}
+	if o.Workers == 0 {
+		o.Workers = 128
+	}
+	if o.Attempts == 0 {
+		o.Attempts = 10
+	}
+	if o.DeliveryLimit == 0 {
+		o.DeliveryLimit = 20
+	}
+	if o.Depth == 0 {
+		o.Depth = 100_000
+	}
+	if o.Delays == nil {
+		o.Delays = []time.Duration{100 * time.Millisecond, 500 * time.Millisecond, 2 * time.Second, 8 * time.Second, 30 * time.Second}
+	}
+	if o.Confirm == 0 {
+		o.Confirm = 10 * time.Second
+	}
+	return o
+}
+
+// Transport implements transport.Transport.
+type Transport struct {
+	opts     Options
+	names    names
+	handlers map[transport.Service]transport.Handler
+
+	pub     atomic.Pointer[publisher]
+	blocked atomic.Bool
+	busy    atomic.Int64 // deliveries being handled here
+
+	stopConsuming, stopPublishing context.CancelFunc
+	consuming, publishing         sync.WaitGroup
+
+	mu      sync.Mutex
+	stopped bool
+}
+
+// New returns a Transport that is not connected yet.
+func New(opts Options) *Transport {
+	opts = opts.filled()
+	return &Transport{opts: opts, names: names{opts.Prefix}, handlers: map[transport.Service]transport.Handler{}}
+}
+
+// Handle implements transport.Transport.
+func (t *Transport) Handle(to transport.Service, h transport.Handler) { t.handlers[to] = h }
+
+// Start implements transport.Transport: it connects, declares the topology and consumes. Publishing
+// and consuming have connections of their own, so that a blocked publisher does not stop acknowledgements.
+func (t *Transport) Start(ctx context.Context) error {
+	forever := context.WithoutCancel(ctx)
+	publishing, stopPublishing := context.WithCancel(forever)
+	consuming, stopConsuming := context.WithCancel(forever)
+	t.stopPublishing, t.stopConsuming = stopPublishing, stopConsuming
+	ready := make(chan error, 2)
+	t.publishing.Go(func() { t.keep(publishing, "publishing", ready, t.publish) })
+	t.consuming.Go(func() { t.keep(consuming, "consuming", ready, t.consume) })
+	for range 2 {
+		var err error
+		select {
+		case err = <-ready:
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+		if err != nil {
+			t.stopAll()
+			return err
+		}
+	}
+	return nil
+}
+
+// stopAll ends consuming before publishing: a handler that is finishing may still have to store its
+// message's retry.
+func (t *Transport) stopAll() {
+	t.stopConsuming()
+	t.consuming.Wait()
+	t.stopPublishing()
+	t.publishing.Wait()
+}
+
+const firstConnect = 15 * time.Second
+
+// keep runs a connection until ctx ends: connects, has it used, and connects again when it breaks.
+// The first connection, or the failure to get one, is reported to ready.
+func (t *Transport) keep(ctx context.Context, what string, ready chan<- error, use func(context.Context, *rabbit.Connection, func()) error) {
+	up := sync.OnceFunc(func() { ready <- nil })
+	began := time.Now()
+	wait := backoff.NewExponentialBackOff(backoff.WithInitialInterval(50*time.Millisecond), backoff.WithMaxInterval(3*time.Second), backoff.WithMaxElapsedTime(0))
+	connected := false
+	for ctx.Err() == nil {
+		err := t.connect(ctx, what, func(c *rabbit.Connection) error {
+			return use(ctx, c, func() {
+				connected = true
+				wait.Reset()
+				up()
+			})
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		if !connected && time.Since(began) > firstConnect {
+			ready <- fmt.Errorf("amqp: no connection for %s in %s; is RabbitMQ running, and is AMQP_URL right? %w", what, firstConnect, err)
+			return
+		}
+		t.opts.Log.WarnContext(ctx, "RabbitMQ connection lost; connecting again", "for", what, "error", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait.NextBackOff()):
+		}
+	}
+}
+
+func (t *Transport) connect(_ context.Context, what string, use func(*rabbit.Connection) error) error {
+	c, err := rabbit.DialConfig(t.opts.URL, rabbit.Config{
+		Heartbeat: 5 * time.Second, Locale: "en_US", Dial: rabbit.DefaultDial(5 * time.Second),
+		Properties: rabbit.Table{"connection_name": "flashsale " + what},
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	return use(c)
+}
+
+// publisher is a channel in confirm mode.
+type publisher struct {
+	ch      *rabbit.Channel
+	closed  chan struct{} // closed when the channel is
+	mu      sync.Mutex
+	back    map[string]bool    // returned as unroutable, by message id
+	barrier chan chan struct{} // answered after every return that came before it
+}
+
+func (t *Transport) publish(ctx context.Context, c *rabbit.Connection, up func()) error {
+	ch, err := c.Channel()
+	if err != nil {
+		return err
+	}
+	if err := declare(ch, t.names, t.opts); err != nil {
+		return err
+	}
+	if err := ch.Confirm(false); err != nil {
+		return err
+	}
+	p := &publisher{ch: ch, closed: make(chan struct{}), back: map[string]bool{}, barrier: make(chan chan struct{})}
+	returns := ch.NotifyReturn(make(chan rabbit.Return))
+	blocks := c.NotifyBlocked(make(chan rabbit.Blocking, 1))
+	gone := ch.NotifyClose(make(chan *rabbit.Error, 1))
+	t.blocked.Store(false)
+	t.pub.Store(p)
+	defer t.pub.CompareAndSwap(p, nil)
+	defer close(p.closed)
+	up()
+	for {
+		select {
+		case r, ok := <-returns:
+			if !ok {
+				returns = nil
+				continue
+			}
+			p.mu.Lock()
+			p.back[r.MessageId] = true
+			p.mu.Unlock()
+		case done := <-p.barrier:
+			close(done)
+		case b, ok := <-blocks:
+			if !ok {
+				blocks = nil
+				continue
+			}
+			t.blocked.Store(b.Active)
+			t.opts.Log.WarnContext(ctx, "RabbitMQ flow control", "blocked", b.Active, "reason", b.Reason)
+		case err := <-gone:
+			if err == nil {
+				return errors.New("channel closed")
+			}
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// returned reports whether a message came back as unroutable. A return arrives before its confirm,
+// and the barrier passes behind it.
+func (p *publisher) returned(mid string) bool {
+	done := make(chan struct{})
+	select {
+	case p.barrier <- done:
+		<-done
+	case <-p.closed:
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	was := p.back[mid]
+	delete(p.back, mid)
+	return was
+}
+
+// Send implements transport.Sender. A message whose confirm was lost with the connection is
+// published again within the caller's time: handlers know it by its id.
+func (t *Transport) Send(ctx context.Context, to transport.Service, e transport.Envelope) (transport.Receipt, error) {
+	body, err := transport.Marshal(e)
+	if err != nil {
+		return transport.Receipt{}, fmt.Errorf("%w: %w", transport.ErrUnavailable, err)
+	}
+	t.mu.Lock()
+	stopped := t.stopped
+	t.mu.Unlock()
+	if stopped {
+		return transport.Receipt{}, transport.ErrStopped
+	}
+	return transport.Receipt{}, t.confirm(ctx, t.names.events(), t.names.route(to, e.Type), rabbit.Publishing{
+		ContentType: transport.ContentType, DeliveryMode: rabbit.Persistent, Timestamp: e.Time, Type: e.Type, Body: body,
+		Headers: rabbit.Table{headerAttempts: int32(0), "traceparent": e.TraceParent},
+	})
+}
+
+// confirm publishes until the broker has said yes or no, or ctx ends.
+func (t *Transport) confirm(ctx context.Context, exchange, key string, msg rabbit.Publishing) error {
+	if _, has := ctx.Deadline(); !has {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, t.opts.Confirm)
+		defer cancel()
+	}
+	if t.blocked.Load() {
+		return fmt.Errorf("%w: RabbitMQ has blocked publishers (memory or disk alarm)", transport.ErrOverloaded)
+	}
+	sent := false
+	for {
+		p := t.pub.Load()
+		if p == nil && !sent {
+			return fmt.Errorf("%w: RabbitMQ is not connected", transport.ErrUnavailable)
+		}
+		if p != nil {
+			msg.MessageId = id.New(time.Now()).String()
+			done, err := p.ch.PublishWithDeferredConfirmWithContext(ctx, exchange, key, true, false, msg)
+			if err == nil {
+				sent = true
+				err = t.await(ctx, p, done, msg.MessageId)
+				if err == nil || errors.Is(err, transport.ErrUnavailable) || errors.Is(err, transport.ErrOverloaded) {
+					return err
+				}
+			} else if !errors.Is(err, rabbit.ErrClosed) {
+				sent = true // part of it may be on the wire
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("amqp: not known whether it was stored: %w", ctx.Err())
+		case <-time.After(50 * time.Millisecond): // the connection is being made again
+		}
+	}
+}
+
+var errLost = errors.New("amqp: the connection was lost before the confirm")
+
+func (t *Transport) await(ctx context.Context, p *publisher, done *rabbit.DeferredConfirmation, mid string) error {
+	select {
+	case <-done.Done():
+	case <-p.closed:
+		return errLost
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if !done.Acked() {
+		if p.ch.IsClosed() { // closing resolves what is open as "no", which it is not
+			return errLost
+		}
+		return fmt.Errorf("%w: the queue is full", transport.ErrOverloaded)
+	}
+	if p.returned(mid) {
+		return fmt.Errorf("%w: RabbitMQ has no queue for it", transport.ErrUnavailable)
+	}
+	return nil
+}
+
+const (
+	headerAttempts = "x-attempts"
+	headerReason   = "x-reason"
+	headerError    = "x-error"
+	headerRoute    = "x-original-route"
+)
+
+// consume takes deliveries of every service of this process until the connection breaks or ctx ends.
+func (t *Transport) consume(ctx context.Context, c *rabbit.Connection, up func()) error {
+	setup, err := c.Channel()
+	if err != nil {
+		return err
+	}
+	if err := declare(setup, t.names, t.opts); err != nil {
+		return err
+	}
+	_ = setup.Close()
+	var workers sync.WaitGroup
+	failed := make(chan error, len(t.handlers)+1)
+	type subscription struct {
+		ch  *rabbit.Channel
+		tag string
+	}
+	var subscriptions []subscription
+	for service := range t.handlers {
+		ch, err := c.Channel()
+		if err != nil {
+			return err
+		}
+		if err := ch.Qos(t.opts.Workers, 0, false); err != nil {
+			return err
+		}
+		tag := "flashsale-" + string(service)
+		deliveries, err := ch.Consume(t.names.queue(service), tag, false, false, false, false, nil)
+		if err != nil {
+			return err
+		}
+		subscriptions = append(subscriptions, subscription{ch, tag})
+		gone := ch.NotifyClose(make(chan *rabbit.Error, 1))
+		go func() {
+			if err := <-gone; err != nil {
+				failed <- err
+			} else {
+				failed <- errors.New("channel closed")
+			}
+		}()
+		for range t.opts.Workers {
+			workers.Go(func() {
+				for d := range deliveries {
+					t.deliver(ctx, service, d)
+				}
+			})
+		}
+	}
+	up()
+	if len(subscriptions) == 0 {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case err := <-c.NotifyClose(make(chan *rabbit.Error, 1)):
+			return fmt.Errorf("connection closed: %w", err)
+		}
+	}
+	select {
+	case err = <-failed:
+		_ = c.Close()
+	case <-ctx.Done():
+		// No new deliveries; those in the workers' hands are finished and acknowledged first.
+		for _, s := range subscriptions {
+			_ = s.ch.Cancel(s.tag, false)
+		}
+		err = ctx.Err()
+	}
+	workers.Wait()
+	return err
+}
+
+// deliver handles one message: acknowledged after the handler has committed, after its retry is
+// stored, or after its dead letter is.
+func (t *Transport) deliver(ctx context.Context, service transport.Service, d rabbit.Delivery) {
+	if ctx.Err() != nil { // stopping: it goes back as it is
+		_ = d.Nack(false, true)
+		return
+	}
+	t.busy.Add(1)
+	defer t.busy.Add(-1)
+	ctx = context.WithoutCancel(ctx)
+	e, err := transport.Unmarshal(d.Body)
+	if err == nil {
+		_, err = t.handlers[service](ctx, e)
+	}
+	attempts := attemptsOf(d) + 1
+	switch {
+	case err == nil:
+	case transport.IsPermanent(err) || attempts >= t.opts.Attempts:
+		reason := "attempts"
+		if transport.IsPermanent(err) {
+			reason = "permanent"
+		}
+		t.opts.Log.ErrorContext(ctx, "dead letter", "service", service, "event", d.Type, "attempts", attempts, "reason", reason, "error", err)
+		if !t.forward(ctx, t.names.deadExchange(), string(service), d, attempts, rabbit.Table{
+			headerReason: reason, headerError: clip(err.Error()), headerRoute: d.RoutingKey,
+		}) {
+			_ = d.Nack(false, true)
+			return
+		}
+	default:
+		delay := t.opts.Delays[min(attempts-1, len(t.opts.Delays)-1)]
+		if attempts > 1 && rand.IntN(2) == 0 && attempts-2 < len(t.opts.Delays) { //nolint:gosec // jitter: some take the shorter rung
+			delay = t.opts.Delays[attempts-2]
+		}
+		if !t.forward(ctx, "", t.names.retry(service, delay), d, attempts, rabbit.Table{headerError: clip(err.Error())}) {
+			_ = d.Nack(false, true)
+			return
+		}
+	}
+	if err := d.Ack(false); err != nil {
+		t.opts.Log.WarnContext(ctx, "acknowledgement lost; the message comes again", "service", service, "event", d.Type, "error", err)
+	}
+}
+
+func attemptsOf(d rabbit.Delivery) int {
+	switch n := d.Headers[headerAttempts].(type) {
+	case int32:
+		return int(n)
+	case int64:
+		return int(n)
+	case string:
+		v, _ := strconv.Atoi(n)
+		return v
+	}
+	return 0
+}
+
+func clip(s string) string { return s[:min(len(s), 400)] }
+
+// forward stores a message elsewhere with its attempts counted, and reports whether it is stored.
+func (t *Transport) forward(ctx context.Context, exchange, key string, d rabbit.Delivery, attempts int, headers rabbit.Table) bool {
+	headers[headerAttempts] = int32(attempts) //nolint:gosec // few
+	headers["traceparent"] = d.Headers["traceparent"]
+	err := t.confirm(ctx, exchange, key, rabbit.Publishing{
+		ContentType: d.ContentType, DeliveryMode: rabbit.Persistent, Timestamp: d.Timestamp, Type: d.Type, Body: d.Body, Headers: headers,
+	})
+	if err != nil {
+		t.opts.Log.WarnContext(ctx, "message cannot be moved on; it comes again", "to", key, "error", err)
+	}
+	return err == nil
+}
+
+// Depths returns how many messages wait in the queues and the retry ladder, or are being handled in
+// this process, and how many are dead letters.
+func (t *Transport) Depths(_ context.Context) (waiting, dead int, err error) {
+	c, err := rabbit.DialConfig(t.opts.URL, rabbit.Config{Heartbeat: 5 * time.Second, Locale: "en_US", Dial: rabbit.DefaultDial(5 * time.Second)})
+	if err != nil {
+		return 0, 0, fmt.Errorf("amqp: %w", err)
+	}
+	defer func() { _ = c.Close() }()
+	ch, err := c.Channel()
+	if err != nil {
+		return 0, 0, fmt.Errorf("amqp: %w", err)
+	}
+	count := func(name string) int {
+		if err != nil {
+			return 0
+		}
+		var q rabbit.Queue
+		if q, err = ch.QueueDeclarePassive(name, true, false, false, false, nil); err != nil {
+			err = fmt.Errorf("amqp: queue %s: %w", name, err)
+		}
+		return q.Messages
+	}
+	for _, s := range t.opts.Services {
+		waiting += count(t.names.queue(s))
+		dead += count(t.names.dead(s))
+		for _, d := range t.opts.Delays {
+			waiting += count(t.names.retry(s, d))
+		}
+	}
+	return waiting + int(t.busy.Load()), dead, err
+}
+
+// Stop implements transport.Transport. What is being handled is finished and acknowledged; what was
+// delivered but not begun goes back to its queue.
+func (t *Transport) Stop(ctx context.Context) error {
+	t.mu.Lock()
+	t.stopped = true
+	t.mu.Unlock()
+	if t.stopConsuming == nil {
+		return nil
+	}
+	done := make(chan struct{})
+	go func() {
+		t.stopAll()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("amqp: handlers are still running: %w", ctx.Err())
+	}
+}
