@@ -400,7 +400,7 @@ func (a *app) run(ctx context.Context) error {
 }
 
 func (a *app) note(err error) {
-	if err == nil {
+	if err == nil || errors.Is(err, net.ErrClosed) {
 		return
 	}
 	select {
@@ -416,7 +416,9 @@ func (a *app) stop(ctx context.Context) error {
 	var err error
 	a.once.Do(func() {
 		a.api.Drain()
-		err = errors.Join(a.api.Stop(ctx), a.wires.events.Stop(ctx))
+		err = a.api.Stop(ctx)
+		_ = a.listen.Close() // a server that had not begun to accept is not stopped by Stop
+		err = errors.Join(err, a.wires.events.Stop(ctx))
 		a.cancel()
 		a.running.Wait()
 		a.closeAll()

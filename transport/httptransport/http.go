@@ -47,7 +47,7 @@ type Transport struct {
 	mu       sync.RWMutex
 	handlers map[transport.Service]transport.Handler
 	answers  map[transport.Service]transport.Answerer
-	addr     net.Addr
+	listener net.Listener
 	served   chan error
 }
 
@@ -127,13 +127,13 @@ func (t *Transport) Start(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("httptransport: cannot listen on %s; is another process there? %w", t.opts.Listen, err)
 	}
-	t.addr, t.served = l.Addr(), make(chan error, 1)
+	t.listener, t.served = l, make(chan error, 1)
 	go func() { t.served <- t.app.Listener(l) }()
 	return nil
 }
 
 // URL returns the base URL it listens on, after Start.
-func (t *Transport) URL() string { return "http://" + t.addr.String() }
+func (t *Transport) URL() string { return "http://" + t.listener.Addr().String() }
 
 // Stop implements transport.Transport.
 func (t *Transport) Stop(ctx context.Context) error {
@@ -147,8 +147,12 @@ func (t *Transport) Stop(ctx context.Context) error {
 	if err := t.app.ShutdownWithContext(ctx); err != nil {
 		return fmt.Errorf("httptransport: calls are still under way: %w", err)
 	}
+	_ = t.listener.Close() // a server that had not begun to accept is not stopped by Shutdown
 	select {
 	case err := <-t.served:
+		if errors.Is(err, net.ErrClosed) {
+			return nil
+		}
 		return err
 	case <-ctx.Done():
 		return ctx.Err()

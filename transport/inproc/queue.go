@@ -33,7 +33,7 @@ type Queue struct {
 	handlers map[transport.Service]transport.Handler
 
 	put    *groupcommit.Group[message, struct{}]
-	done   *groupcommit.Group[message, struct{}]
+	done   *groupcommit.Group[message, bool]
 	lanes  map[transport.Service]*lane
 	cancel context.CancelFunc
 	loops  sync.WaitGroup
@@ -306,12 +306,13 @@ func (q *Queue) deliver(ctx context.Context, service transport.Service, l *lane,
 	if m.dead {
 		q.log.ErrorContext(ctx, "dead letter", "service", service, "event", m.envelope.Type, "id", m.id, "attempts", m.attempts, "error", m.reason)
 	}
-	if _, err := q.done.Do(ctx, m); err != nil {
+	gone, err := q.done.Do(ctx, m)
+	if err != nil {
 		q.log.WarnContext(ctx, "what became of a message cannot be recorded; it is delivered again", "service", service, "id", m.id, "error", err)
 	}
 	l.mu.Lock()
 	delete(l.taken, m.id)
-	if !m.failed || m.dead {
+	if gone {
 		l.depth--
 	}
 	more := l.depth > len(l.taken)
@@ -323,15 +324,19 @@ func (q *Queue) deliver(ctx context.Context, service transport.Service, l *lane,
 
 const maxDelay = time.Minute
 
-// conclude commits what became of a group of messages.
-func (q *Queue) conclude(ctx context.Context, group []message) ([]struct{}, error) {
+// conclude commits what became of a group of messages, and returns for each whether it left the
+// queue by this call. A message that was read just before its row went is handled once more and
+// leaves nothing the second time.
+func (q *Queue) conclude(ctx context.Context, group []message) ([]bool, error) {
 	now := q.clock()
+	gone := make([]bool, len(group))
 	err := q.db.Tx(ctx, func(tx *sql.Tx) error {
-		for _, m := range group {
+		for i, m := range group {
+			var done sql.Result
 			var err error
 			switch {
 			case m.dead:
-				_, err = tx.ExecContext(ctx, `UPDATE message SET dead = 1, attempts = ?, reason = ? WHERE id = ? AND service = ?`,
+				done, err = tx.ExecContext(ctx, `UPDATE message SET dead = 1, attempts = ?, reason = ? WHERE id = ? AND service = ? AND dead = 0`,
 					m.attempts, bounded(m.reason), m.id[:], string(m.service))
 			case m.failed:
 				delay := min(q.opts.Backoff<<min(m.attempts-1, 20), maxDelay)
@@ -339,15 +344,23 @@ func (q *Queue) conclude(ctx context.Context, group []message) ([]struct{}, erro
 				_, err = tx.ExecContext(ctx, `UPDATE message SET attempts = ?, reason = ?, not_before = ? WHERE id = ? AND service = ?`,
 					m.attempts, bounded(m.reason), sqlite.Micros(now.Add(delay)), m.id[:], string(m.service))
 			default:
-				_, err = tx.ExecContext(ctx, `DELETE FROM message WHERE id = ? AND service = ?`, m.id[:], string(m.service))
+				done, err = tx.ExecContext(ctx, `DELETE FROM message WHERE id = ? AND service = ? AND dead = 0`, m.id[:], string(m.service))
 			}
 			if err != nil {
 				return err
 			}
+			if done == nil {
+				continue
+			}
+			n, err := done.RowsAffected()
+			if err != nil {
+				return err
+			}
+			gone[i] = n > 0
 		}
 		return nil
 	})
-	return make([]struct{}, len(group)), err
+	return gone, err
 }
 
 func bounded(s string) string { return s[:min(len(s), 500)] }

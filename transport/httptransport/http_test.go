@@ -1,0 +1,117 @@
+package httptransport_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"testing"
+	"time"
+
+	"flashsale/id"
+	"flashsale/testenv"
+	"flashsale/transport"
+	"flashsale/transport/httptransport"
+	"flashsale/transport/transporttest"
+)
+
+const token = "a token that only the services of this test know"
+
+func pair(t *testing.T) (sender, receiver *httptransport.Transport) {
+	t.Helper()
+	port := testenv.FreePort(t)
+	addr := net.JoinHostPort("127.0.0.1", itoa(port))
+	log := slog.New(slog.DiscardHandler)
+	receiver = httptransport.New(httptransport.Options{Listen: addr, Token: token, Log: log})
+	sender = httptransport.New(httptransport.Options{
+		Listen: "127.0.0.1:0", Token: token, Log: log, Peers: map[transport.Service]string{transport.Inventory: "http://" + addr},
+	})
+	return sender, receiver
+}
+
+func itoa(n int) string { b, _ := json.Marshal(n); return string(b) }
+
+func TestTransport(t *testing.T) {
+	t.Parallel()
+	transporttest.Exercise(t, transporttest.Features{Decides: true}, func(t *testing.T) (transport.Transport, transport.Transport) {
+		s, r := pair(t)
+		return s, r
+	})
+}
+
+func TestAsk(t *testing.T) {
+	t.Parallel()
+	s, r := pair(t)
+	r.Answer(transport.Inventory, func(_ context.Context, q transport.Question) (json.RawMessage, error) {
+		if q.Name != "double" {
+			return nil, transport.Permanent(errors.New("unknown question"))
+		}
+		return json.RawMessage(`{"twice":` + string(q.Data) + `}`), nil
+	})
+	if err := r.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.Ask(t.Context(), transport.Inventory, transport.Question{Name: "double", Data: json.RawMessage(`7`)})
+	if err != nil || string(got) != `{"twice":7}` {
+		t.Fatalf("%s, %v", got, err)
+	}
+	if _, err := s.Ask(t.Context(), transport.Inventory, transport.Question{Name: "other", Data: json.RawMessage(`7`)}); !transport.IsPermanent(err) {
+		t.Fatalf("unknown question: %v", err)
+	}
+	if _, err := s.Ask(t.Context(), transport.Order, transport.Question{}); !errors.Is(err, transport.ErrUnavailable) {
+		t.Fatalf("no such peer: %v", err)
+	}
+	if err := r.Stop(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Ask(t.Context(), transport.Inventory, transport.Question{Name: "double", Data: json.RawMessage(`7`)}); !errors.Is(err, transport.ErrUnavailable) {
+		t.Fatalf("nobody listens: %v", err)
+	}
+}
+
+func TestWithoutTheTokenNothingIsHandled(t *testing.T) {
+	t.Parallel()
+	_, r := pair(t)
+	r.Handle(transport.Inventory, func(context.Context, transport.Envelope) ([]transport.Envelope, error) {
+		t.Error("handled")
+		return nil, nil
+	})
+	if err := r.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s := httptransport.New(httptransport.Options{Token: "wrong", Peers: map[transport.Service]string{transport.Inventory: r.URL()}, Log: slog.New(slog.DiscardHandler)})
+	_, err := s.Send(t.Context(), transport.Inventory, transport.New("x", transport.Order, id.Derive("x"), time.Now(), "", struct{}{}))
+	if !errors.Is(err, transport.ErrUnavailable) {
+		t.Fatalf("%v", err)
+	}
+	if err := r.Stop(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestCutAfterSend: a callee that takes the request and dies may have handled it, so the caller is
+// told "unknown", never "nothing was handled".
+func TestCutAfterSend(t *testing.T) {
+	t.Parallel()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		c, _, err := http.NewResponseController(w).Hijack()
+		if err == nil {
+			_ = c.Close()
+		}
+	})}
+	go func() { _ = srv.Serve(l) }()
+	t.Cleanup(func() { _ = srv.Close() })
+	s := httptransport.New(httptransport.Options{
+		Token: token, Peers: map[transport.Service]string{transport.Inventory: "http://" + l.Addr().String()}, Log: slog.New(slog.DiscardHandler),
+	})
+	_, err = s.Send(t.Context(), transport.Inventory, transport.New("x", transport.Order, id.Derive("x"), time.Now(), "", struct{}{}))
+	if err == nil || transport.NothingHandled(err) {
+		t.Fatalf("%v; want unknown", err)
+	}
+}
