@@ -196,9 +196,15 @@ func (a *app) openTransport(ctx context.Context) error {
 	case a.cfg.embedded():
 		a.wires.events = inproc.New()
 	default:
-		return a.openServers(ctx)
+		a.openServers()
 	}
-	a.closers = append(a.closers, func() { _ = a.wires.events.Stop(context.Background()) })
+	a.closers = append(a.closers, func() {
+		ctx, cancel := context.WithTimeout(context.Background(), a.cfg.DrainFor)
+		defer cancel()
+		if err := a.wires.stop(ctx); err != nil {
+			a.log.Warn("transport", "error", err)
+		}
+	})
 	return nil
 }
 
@@ -212,7 +218,7 @@ func (a *app) here(service transport.Service, handle transport.Handler, box tran
 		a.wires.events.Handle(service, a.flow.Handler(service, handle))
 	}
 	if answer != nil {
-		a.wires.local[service] = answer
+		a.wires.answer(service, answer)
 	}
 }
 
@@ -383,7 +389,7 @@ func (a *app) run(ctx context.Context) error {
 			return fmt.Errorf("gate: %w", err)
 		}
 	}
-	if err := a.wires.events.Start(ctx); err != nil {
+	if err := a.wires.start(ctx); err != nil {
 		return err
 	}
 	var err error
@@ -418,7 +424,7 @@ func (a *app) stop(ctx context.Context) error {
 		a.api.Drain()
 		err = a.api.Stop(ctx)
 		_ = a.listen.Close() // a server that had not begun to accept is not stopped by Stop
-		err = errors.Join(err, a.wires.events.Stop(ctx))
+		err = errors.Join(err, a.wires.stop(ctx))
 		a.cancel()
 		a.running.Wait()
 		a.closeAll()

@@ -13,8 +13,6 @@ import (
 
 	"github.com/spf13/pflag"
 	"gopkg.in/yaml.v3"
-
-	"flashsale/transport"
 )
 
 // Mode is a wiring: how the steps of the flow travel.
@@ -363,6 +361,9 @@ func (c *Config) validateServers(bad func(string, ...any)) {
 			missing = append(missing, role)
 		}
 	}
+	if len(missing) > 0 && c.InternalListen == "" {
+		bad("the roles are split, but the others cannot reach this process; set internal-listen, for example 127.0.0.1:9090")
+	}
 	if len(missing) > 0 {
 		bad("the roles %s run elsewhere, but where is not said; set peers, for example %s=http://127.0.0.1:9090", strings.Join(missing, ", "), missing[0])
 	}
@@ -392,9 +393,6 @@ func (c *Config) redacted() []any {
 	}
 	return out
 }
-
-// service returns the transport's name of a role.
-func service(role string) transport.Service { return transport.Service(role) }
 
 // The kinds of values that settings have.
 type (

@@ -2,8 +2,43 @@ package main
 
 import (
 	"context"
-	"errors"
+
+	"flashsale/inventory/redisstock"
+	"flashsale/transport"
+	"flashsale/transport/amqp"
+	"flashsale/transport/httptransport"
+	"flashsale/transport/inproc"
 )
 
-func (a *app) openRedis(context.Context) error   { return errors.New("redis: not yet") }
-func (a *app) openServers(context.Context) error { return errors.New("servers: not yet") }
+// openRedis opens the gate on the Redis servers.
+func (a *app) openRedis(ctx context.Context) error {
+	g, err := redisstock.Open(ctx, a.cfg.RedisURLs, redisstock.Options{})
+	if err != nil {
+		return err
+	}
+	a.gate = g
+	a.closers = append(a.closers, g.Close)
+	return nil
+}
+
+// openServers chooses the transport outside the embedded default: calls for what runs here, HTTP for
+// what runs elsewhere, or RabbitMQ. Questions are calls in every wiring.
+func (a *app) openServers() {
+	if a.cfg.InternalListen != "" {
+		peers := map[transport.Service]string{}
+		for role, url := range a.cfg.Peers {
+			peers[transport.Service(role)] = url
+		}
+		a.wires.http = httptransport.New(httptransport.Options{
+			Listen: a.cfg.InternalListen, Token: a.cfg.InternalToken, Peers: peers, Log: a.log,
+		})
+	}
+	switch {
+	case a.cfg.Mode == Async:
+		a.wires.events = amqp.New(amqp.Options{URL: a.cfg.AMQPURL, Log: a.log})
+	case a.wires.http != nil:
+		a.wires.events = newSplit(inproc.New(), a.wires.http)
+	default:
+		a.wires.events = inproc.New()
+	}
+}

@@ -8,15 +8,42 @@ import (
 	"sync"
 
 	"flashsale/transport"
+	"flashsale/transport/httptransport"
 )
 
 // wiring carries the flow in this process: events go to the transport of the mode, questions to
 // whoever answers here or, when the service runs elsewhere, over HTTP.
 type wiring struct {
-	events  transport.Transport
-	local   map[transport.Service]transport.Answerer
-	remote  transport.Asker
-	started []transport.Transport
+	events transport.Transport
+	local  map[transport.Service]transport.Answerer
+	http   *httptransport.Transport // nil when every service runs here
+}
+
+// answer registers what answers questions to a service, for this process and for the others.
+func (w *wiring) answer(to transport.Service, a transport.Answerer) {
+	w.local[to] = a
+	if w.http != nil {
+		w.http.Answer(to, a)
+	}
+}
+
+// start begins to deliver.
+func (w *wiring) start(ctx context.Context) error {
+	if _, both := w.events.(*split); w.http != nil && !both {
+		if err := w.http.Start(ctx); err != nil {
+			return err
+		}
+	}
+	return w.events.Start(ctx)
+}
+
+// stop finishes what is under way: events first, for their handlers may still ask.
+func (w *wiring) stop(ctx context.Context) error {
+	err := w.events.Stop(ctx)
+	if w.http != nil {
+		err = errors.Join(err, w.http.Stop(ctx))
+	}
+	return err
 }
 
 // Ask implements transport.Asker.
@@ -24,10 +51,10 @@ func (w *wiring) Ask(ctx context.Context, to transport.Service, q transport.Ques
 	if answer, ok := w.local[to]; ok {
 		return answer(ctx, q)
 	}
-	if w.remote == nil {
+	if w.http == nil {
 		return nil, fmt.Errorf("%w: the service %s does not run here and has no peer", transport.ErrUnavailable, to)
 	}
-	return w.remote.Ask(ctx, to, q)
+	return w.http.Ask(ctx, to, q)
 }
 
 // split is the synchronous transport of a process that runs some of the services: a call for those
