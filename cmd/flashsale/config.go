@@ -372,6 +372,9 @@ func (c *Config) validateServers(bad func(string, ...any)) {
 			bad("services call each other, but the internal token has %d bytes; set FLASHSALE_INTERNAL_TOKEN to a random text of at least %d", len(c.InternalToken), minSecret)
 		}
 	}
+	if strings.ContainsFunc(c.InternalToken, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		bad("the internal token travels in a header; use visible ASCII characters without spaces (openssl rand -hex 32)")
+	}
 	for service, u := range c.Peers {
 		if p, err := url.Parse(u); err != nil || p.Host == "" || (p.Scheme != "http" && p.Scheme != "https") {
 			bad("the peer %s has no usable address; set %s=http://host:port", service, service)

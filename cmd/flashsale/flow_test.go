@@ -107,7 +107,7 @@ func serverConfig(t *testing.T, mode Mode) Config {
 	}
 	cfg.TokenSecrets = []string{strings.Repeat("secret of the test ", 3)}
 	cfg.PasswordMemory = 19 << 10
-	cfg.InternalToken = strings.Repeat("internal token ", 3)
+	cfg.InternalToken = strings.Repeat("internal-token-", 3)
 	return cfg
 }
 
