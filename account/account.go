@@ -4,9 +4,8 @@ package account
 import (
 	"context"
 	"errors"
-	"time"
-
 	"flashsale/id"
+	"time"
 )
 
 // Role says what an account may do.

@@ -6,13 +6,12 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
+	"flashsale/id"
 	"fmt"
 	"net/mail"
 	"strings"
 	"time"
 	"unicode/utf8"
-
-	"flashsale/id"
 )
 
 // Hasher makes and checks password hashes. Both are slow on purpose, and return ErrBusy rather than

@@ -4,12 +4,11 @@ package catalog
 import (
 	"context"
 	"errors"
-	"fmt"
-	"time"
-
 	"flashsale/id"
 	"flashsale/money"
 	"flashsale/transport"
+	"fmt"
+	"time"
 )
 
 // Product is something that can be sold.

@@ -1,10 +1,9 @@
 package catalog
 
 import (
-	"time"
-
 	"flashsale/id"
 	"flashsale/money"
+	"time"
 )
 
 // The events that catalog says.

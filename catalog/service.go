@@ -4,14 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flashsale/id"
+	"flashsale/transport"
 	"log/slog"
 	"strconv"
 	"time"
 
 	"golang.org/x/sync/singleflight"
-
-	"flashsale/id"
-	"flashsale/transport"
 )
 
 func number(n int) string { return strconv.Itoa(n) }
@@ -95,7 +94,7 @@ func cached[T any](ctx context.Context, s *Service, key string, ttl time.Duratio
 		var none T
 		return none, false, err
 	}
-	return shared.(T), false, nil //nolint:forcetypeassert // the flight's key has one type
+	return shared.(T), false, nil
 }
 
 // Search returns a page of products. ErrInvalid for a filter out of bounds.

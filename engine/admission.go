@@ -3,14 +3,13 @@ package engine
 import (
 	"context"
 	"errors"
-	"log/slog"
-	"sync"
-	"time"
-
 	"flashsale/id"
 	"flashsale/inventory"
 	"flashsale/money"
 	"flashsale/reservation"
+	"log/slog"
+	"sync"
+	"time"
 )
 
 // SaleReader reads a sale from the ledger: directly, or by asking the inventory service.

@@ -3,12 +3,11 @@ package engine
 import (
 	"context"
 	"encoding/json"
-	"fmt"
-
 	"flashsale/id"
 	"flashsale/inventory"
 	"flashsale/reservation"
 	"flashsale/transport"
+	"fmt"
 )
 
 // byID is the argument of most questions.

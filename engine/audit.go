@@ -3,10 +3,6 @@ package engine
 import (
 	"context"
 	"errors"
-	"fmt"
-	"iter"
-	"time"
-
 	"flashsale/audit"
 	"flashsale/id"
 	"flashsale/inventory"
@@ -14,6 +10,9 @@ import (
 	"flashsale/payment"
 	"flashsale/reservation"
 	"flashsale/transport"
+	"fmt"
+	"iter"
+	"time"
 )
 
 // OwnAudit is a service's part of the audit: what it can check in its own database.

@@ -2,12 +2,11 @@ package engine
 
 import (
 	"context"
+	"flashsale/id"
+	"flashsale/transport"
 	"fmt"
 	"log/slog"
 	"time"
-
-	"flashsale/id"
-	"flashsale/transport"
 )
 
 // Flow sends events where the table says, and keeps the outboxes: an event is removed from its

@@ -4,10 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"log/slog"
-	"time"
-
 	"flashsale/catalog"
 	"flashsale/groupcommit"
 	"flashsale/inventory"
@@ -15,6 +11,9 @@ import (
 	"flashsale/payment"
 	"flashsale/reservation"
 	"flashsale/transport"
+	"fmt"
+	"log/slog"
+	"time"
 )
 
 // Inventory is the inventory service's part of the flow: it commits claims to the ledger, moves

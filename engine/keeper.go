@@ -2,12 +2,11 @@ package engine
 
 import (
 	"context"
+	"flashsale/inventory"
 	"fmt"
 	"log/slog"
 	"sync"
 	"time"
-
-	"flashsale/inventory"
 )
 
 // GateKeeper is a gate with its keeper's side.

@@ -4,15 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"log/slog"
-	"time"
-
 	"flashsale/account"
 	"flashsale/id"
 	"flashsale/notification"
 	"flashsale/order"
 	"flashsale/transport"
+	"fmt"
+	"log/slog"
+	"time"
 )
 
 // ContactReader finds a shopper's e-mail address. It returns account.ErrNotFound.

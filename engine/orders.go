@@ -4,9 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"time"
-
 	"flashsale/groupcommit"
 	"flashsale/id"
 	"flashsale/inventory"
@@ -14,6 +11,8 @@ import (
 	"flashsale/order"
 	"flashsale/reservation"
 	"flashsale/transport"
+	"fmt"
+	"time"
 )
 
 // Orders are the order service's part of the flow and its use cases.

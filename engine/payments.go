@@ -4,16 +4,15 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
-	"fmt"
-	"log/slog"
-	"time"
-
 	"flashsale/id"
 	"flashsale/inventory"
 	"flashsale/order"
 	"flashsale/payment"
 	"flashsale/reservation"
 	"flashsale/transport"
+	"fmt"
+	"log/slog"
+	"time"
 )
 
 // OrderReader reads a shopper's order: directly, or by asking the order service. It returns

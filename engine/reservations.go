@@ -3,14 +3,13 @@ package engine
 import (
 	"context"
 	"errors"
-	"log/slog"
-	"time"
-
 	"flashsale/id"
 	"flashsale/inventory"
 	"flashsale/money"
 	"flashsale/reservation"
 	"flashsale/transport"
+	"log/slog"
+	"time"
 )
 
 // ReservationReader reads a reservation from the ledger: directly, or by asking the inventory

@@ -2,10 +2,9 @@ package httpapi
 
 import (
 	"context"
+	"flashsale/account"
 
 	"github.com/gofiber/fiber/v2"
-
-	"flashsale/account"
 )
 
 // Accounts are the use cases behind the auth routes.

@@ -2,11 +2,10 @@ package httpapi
 
 import (
 	"context"
-
-	"github.com/gofiber/fiber/v2"
-
 	"flashsale/account"
 	"flashsale/audit"
+
+	"github.com/gofiber/fiber/v2"
 )
 
 // MountAudit adds the route that audits the books, for operators.

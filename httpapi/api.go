@@ -6,6 +6,8 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"flashsale/account"
+	"flashsale/id"
 	"fmt"
 	"log/slog"
 	"net"
@@ -16,9 +18,6 @@ import (
 	"time"
 
 	"github.com/gofiber/fiber/v2"
-
-	"flashsale/account"
-	"flashsale/id"
 )
 
 // Verifier checks an access token. account.ErrTokenInvalid, account.ErrTokenExpired.
@@ -259,8 +258,8 @@ func idempotencyKey(c *fiber.Ctx) (string, error) {
 }
 
 // pathID reads an id from the path. A malformed one is not found, like any other that is not there.
-func pathID(c *fiber.Ctx, name string) (id.ID, error) {
-	v, err := id.Parse(c.Params(name))
+func pathID(c *fiber.Ctx) (id.ID, error) {
+	v, err := id.Parse(c.Params("id"))
 	if err != nil {
 		return v, fiber.ErrNotFound
 	}

@@ -2,18 +2,17 @@ package httpapi
 
 import (
 	"context"
+	"flashsale/account"
+	"flashsale/catalog"
+	"flashsale/id"
+	"flashsale/money"
+	"flashsale/transport"
 	"net/url"
 	"strconv"
 	"time"
 	"unicode/utf8"
 
 	"github.com/gofiber/fiber/v2"
-
-	"flashsale/account"
-	"flashsale/catalog"
-	"flashsale/id"
-	"flashsale/money"
-	"flashsale/transport"
 )
 
 // Catalog are the use cases behind the product and sale routes. Reads say whether they came from
@@ -40,7 +39,7 @@ func (a *API) MountCatalog(s Catalog, tell Tell) {
 		return listProducts(c, s, "/api/v1/products/search", "q", "category", "min_price", "max_price", "limit", "page")
 	})
 	a.app.Get("/api/v1/products/:id", func(c *fiber.Ctx) error {
-		v, err := pathID(c, "id")
+		v, err := pathID(c)
 		if err != nil {
 			return err
 		}
@@ -52,7 +51,7 @@ func (a *API) MountCatalog(s Catalog, tell Tell) {
 	})
 	a.app.Get("/api/v1/sales", func(c *fiber.Ctx) error { return listSales(c, s) })
 	a.app.Get("/api/v1/sales/:id", func(c *fiber.Ctx) error {
-		v, err := pathID(c, "id")
+		v, err := pathID(c)
 		if err != nil {
 			return err
 		}
@@ -167,7 +166,7 @@ func (a *API) mountCatalogAdmin(s Catalog, tell Tell) {
 	a.app.Post("/api/v1/admin/sales", operator, func(c *fiber.Ctx) error { return createSale(c, s, tell) })
 	for verb, to := range map[string]catalog.Status{"open": catalog.Open, "pause": catalog.Paused, "end": catalog.Ended} {
 		a.app.Post("/api/v1/admin/sales/:id/"+verb, operator, func(c *fiber.Ctx) error {
-			v, err := pathID(c, "id")
+			v, err := pathID(c)
 			if err != nil {
 				return err
 			}
@@ -179,7 +178,7 @@ func (a *API) mountCatalogAdmin(s Catalog, tell Tell) {
 		})
 	}
 	a.app.Post("/api/v1/admin/sales/:id/items/:sku/stock", operator, func(c *fiber.Ctx) error {
-		v, err := pathID(c, "id")
+		v, err := pathID(c)
 		if err != nil {
 			return err
 		}

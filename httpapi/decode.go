@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"errors"
+	"flashsale/id"
 	"io"
 	"mime"
 	"strconv"
@@ -10,8 +11,6 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/gofiber/fiber/v2"
-
-	"flashsale/id"
 )
 
 // decode reads the body once, strictly: JSON in UTF-8, every name known, case-sensitive and only
@@ -100,7 +99,7 @@ func wholeNumber(q map[string]string, name string) (int64, error) {
 	if err != nil {
 		return 0, badBody{"The query parameter " + name + " is a whole number of 0 or more."}
 	}
-	return int64(n), nil //nolint:gosec // 53 bits fit
+	return int64(n), nil
 }
 
 // cursorID reads an optional cursor of ours.

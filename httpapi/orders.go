@@ -4,16 +4,15 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/binary"
-	"time"
-
-	"github.com/gofiber/fiber/v2"
-
 	"flashsale/account"
 	"flashsale/engine"
 	"flashsale/id"
 	"flashsale/money"
 	"flashsale/order"
 	"flashsale/payment"
+	"time"
+
+	"github.com/gofiber/fiber/v2"
 )
 
 // Orders are the use cases behind the cart and order routes.
@@ -42,7 +41,7 @@ func (a *API) MountOrders(s Orders) {
 		return c.Status(fiber.StatusCreated).JSON(viewCart(cart))
 	})
 	a.app.Get("/api/v1/carts/:id", shopper, func(c *fiber.Ctx) error {
-		v, err := pathID(c, "id")
+		v, err := pathID(c)
 		if err != nil {
 			return err
 		}
@@ -53,7 +52,7 @@ func (a *API) MountOrders(s Orders) {
 		return c.JSON(viewCart(cart))
 	})
 	a.app.Post("/api/v1/carts/:id/items", shopper, func(c *fiber.Ctx) error {
-		v, err := pathID(c, "id")
+		v, err := pathID(c)
 		if err != nil {
 			return err
 		}
@@ -73,7 +72,7 @@ func (a *API) MountOrders(s Orders) {
 	})
 	a.app.Get("/api/v1/orders", shopper, func(c *fiber.Ctx) error { return listOrders(c, s) })
 	a.app.Get("/api/v1/orders/:id", shopper, func(c *fiber.Ctx) error {
-		v, err := pathID(c, "id")
+		v, err := pathID(c)
 		if err != nil {
 			return err
 		}
@@ -106,7 +105,7 @@ func listOrders(c *fiber.Ctx, s Orders) error {
 		if err != nil || len(b) != 24 {
 			return badBody{"The query parameter after is not one that an answer has given; take the next link as it is."}
 		}
-		after.CreatedAt = time.UnixMicro(int64(binary.BigEndian.Uint64(b))).UTC() //nolint:gosec // any 64 bits are a time
+		after.CreatedAt = time.UnixMicro(int64(binary.BigEndian.Uint64(b))).UTC()
 		copy(after.ID[:], b[8:])
 	}
 	list, err := s.Orders(c.UserContext(), user(c), after, int(limit)+1)
@@ -117,7 +116,7 @@ func listOrders(c *fiber.Ctx, s Orders) error {
 	if len(list) > int(limit) {
 		list = list[:limit]
 		last := list[limit-1]
-		b := binary.BigEndian.AppendUint64(nil, uint64(last.CreatedAt.UnixMicro())) //nolint:gosec // read back as it was
+		b := binary.BigEndian.AppendUint64(nil, uint64(last.CreatedAt.UnixMicro()))
 		out["next"] = "/api/v1/orders?limit=" + c.Query("limit", "20") + "&after=" + base64.RawURLEncoding.EncodeToString(append(b, last.ID[:]...))
 	}
 	views := make([]orderView, len(list))
@@ -188,7 +187,7 @@ type Payments interface {
 func (a *API) MountPayments(s Payments) {
 	a.app.Post("/api/v1/orders/:id/payments", a.auth(account.Shopper), func(c *fiber.Ctx) error { return a.pay(c, s) })
 	a.app.Get("/api/v1/payments/:id", a.auth(account.Shopper), func(c *fiber.Ctx) error {
-		v, err := pathID(c, "id")
+		v, err := pathID(c)
 		if err != nil {
 			return err
 		}
@@ -199,7 +198,7 @@ func (a *API) MountPayments(s Payments) {
 		return c.JSON(viewPayment(p))
 	})
 	a.app.Post("/api/v1/admin/orders/:id/refund", a.auth(account.Operator), func(c *fiber.Ctx) error {
-		v, err := pathID(c, "id")
+		v, err := pathID(c)
 		if err != nil {
 			return err
 		}
@@ -215,7 +214,7 @@ func (a *API) MountPayments(s Payments) {
 }
 
 func (a *API) pay(c *fiber.Ctx, s Payments) error {
-	v, err := pathID(c, "id")
+	v, err := pathID(c)
 	if err != nil {
 		return err
 	}

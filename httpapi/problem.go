@@ -4,16 +4,15 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"strconv"
-
-	"github.com/gofiber/fiber/v2"
-
 	"flashsale/account"
 	"flashsale/catalog"
 	"flashsale/order"
 	"flashsale/payment"
 	"flashsale/reservation"
 	"flashsale/transport"
+	"strconv"
+
+	"github.com/gofiber/fiber/v2"
 )
 
 // Errors of the API itself.

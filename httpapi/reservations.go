@@ -2,15 +2,14 @@ package httpapi
 
 import (
 	"context"
-	"time"
-
-	"github.com/gofiber/fiber/v2"
-
 	"flashsale/account"
 	"flashsale/engine"
 	"flashsale/id"
 	"flashsale/money"
 	"flashsale/reservation"
+	"time"
+
+	"github.com/gofiber/fiber/v2"
 )
 
 // Reservations are the use cases behind the reservation routes.
@@ -25,7 +24,7 @@ func (a *API) MountReservations(s Reservations) {
 	shopper := a.auth(account.Shopper)
 	a.app.Post("/api/v1/reservations", shopper, func(c *fiber.Ctx) error { return a.reserve(c, s) })
 	a.app.Get("/api/v1/reservations/:id", shopper, func(c *fiber.Ctx) error {
-		v, err := pathID(c, "id")
+		v, err := pathID(c)
 		if err != nil {
 			return err
 		}
@@ -36,7 +35,7 @@ func (a *API) MountReservations(s Reservations) {
 		return c.JSON(viewReservation(r))
 	})
 	a.app.Delete("/api/v1/reservations/:id", shopper, func(c *fiber.Ctx) error {
-		v, err := pathID(c, "id")
+		v, err := pathID(c)
 		if err != nil {
 			return err
 		}

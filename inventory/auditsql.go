@@ -1,10 +1,9 @@
 package inventory
 
 import (
+	"flashsale/audit"
 	"fmt"
 	"time"
-
-	"flashsale/audit"
 )
 
 // ExpiryBound is how long after its end a hold may still be waiting for the expirer.
@@ -80,7 +79,8 @@ func AuditSQL(ask func(query string, args []any, into ...any) error, overdue any
 		},
 		{
 			7, "nothing held past its expiry for long", "held %d, overdue %d",
-			`SELECT count(*), coalesce(sum(CASE WHEN expires_at < $1 THEN 1 ELSE 0 END), 0) FROM reservation WHERE state = 'held'`, []any{overdue},
+			`SELECT count(*), coalesce(sum(CASE WHEN expires_at < $1 THEN 1 ELSE 0 END), 0) FROM reservation WHERE state = 'held'`,
+			[]any{overdue},
 		},
 	} {
 		n := 0

@@ -2,12 +2,11 @@ package inventory
 
 import (
 	"errors"
-	"time"
-
 	"flashsale/id"
 	"flashsale/money"
 	"flashsale/reservation"
 	"flashsale/transport"
+	"time"
 )
 
 // The events that inventory says, and the commands it takes.

@@ -2,9 +2,8 @@ package inventory
 
 import (
 	"context"
-	"time"
-
 	"flashsale/id"
+	"time"
 )
 
 // Take asks the gate for units of one bucket.

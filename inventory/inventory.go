@@ -4,15 +4,13 @@ package inventory
 
 import (
 	"errors"
+	"flashsale/id"
+	"flashsale/money"
+	"flashsale/reservation"
+	"flashsale/transport"
 	"fmt"
 	"hash/fnv"
 	"time"
-
-	"flashsale/id"
-	"flashsale/money"
-	"flashsale/transport"
-
-	"flashsale/reservation"
 )
 
 // ItemID names a sale item: one SKU in one sale.

@@ -1,9 +1,8 @@
 package inventory
 
 import (
-	"time"
-
 	"flashsale/reservation"
+	"time"
 )
 
 // Judge holds a move against the reservation as it is, by the ledger's clock. made says that the

@@ -2,7 +2,6 @@ package inventory
 
 import (
 	"context"
-
 	"flashsale/audit"
 	"flashsale/id"
 	"flashsale/money"

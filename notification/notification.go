@@ -5,14 +5,13 @@ package notification
 import (
 	"context"
 	"errors"
+	"flashsale/audit"
+	"flashsale/id"
+	"flashsale/order"
 	"fmt"
 	"log/slog"
 	"strings"
 	"time"
-
-	"flashsale/audit"
-	"flashsale/id"
-	"flashsale/order"
 )
 
 // State is where a message stands.

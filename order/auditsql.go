@@ -1,10 +1,9 @@
 package order
 
 import (
+	"flashsale/audit"
 	"fmt"
 	"time"
-
-	"flashsale/audit"
 )
 
 // ExpiryBound is how long after its hold's end an order may still be open: the release is on its way.

@@ -5,12 +5,11 @@ package order
 import (
 	"context"
 	"errors"
-	"time"
-
 	"flashsale/audit"
 	"flashsale/id"
 	"flashsale/money"
 	"flashsale/transport"
+	"time"
 )
 
 // State is where an order stands.

@@ -1,10 +1,9 @@
 package payment
 
 import (
+	"flashsale/audit"
 	"fmt"
 	"time"
-
-	"flashsale/audit"
 )
 
 // ProbeBound is how long a payment may be without an outcome before the audit says so.

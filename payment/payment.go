@@ -5,12 +5,11 @@ package payment
 import (
 	"context"
 	"errors"
-	"time"
-
 	"flashsale/audit"
 	"flashsale/id"
 	"flashsale/money"
 	"flashsale/transport"
+	"time"
 )
 
 // State is where a payment stands.

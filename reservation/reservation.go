@@ -6,11 +6,10 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
-	"fmt"
-	"time"
-
 	"flashsale/id"
 	"flashsale/money"
+	"fmt"
+	"time"
 )
 
 // State is where a reservation stands.

@@ -2,6 +2,7 @@ package testenv
 
 import (
 	"context"
+	"flashsale/id"
 	"io"
 	"net/http"
 	"net/url"
@@ -9,8 +10,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"flashsale/id"
 )
 
 // AMQPURLVar and RabbitAPIVar name a RabbitMQ server and its management API, with a user that may

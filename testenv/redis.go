@@ -52,7 +52,7 @@ func (r *RedisServer) URL() string { return fmt.Sprintf("redis://127.0.0.1:%d/0"
 func (r *RedisServer) Start() {
 	r.t.Helper()
 	log := filepath.Join(r.dir, "log")
-	r.cmd = exec.Command(r.bin, "--port", strconv.Itoa(r.port), "--bind", "127.0.0.1", "--dir", r.dir, //nolint:gosec,noctx // ends with the test
+	r.cmd = exec.Command(r.bin, "--port", strconv.Itoa(r.port), "--bind", "127.0.0.1", "--dir", r.dir,
 		"--save", "", "--appendonly", "no", "--dbfilename", "dump.rdb", "--logfile", log)
 	if err := r.cmd.Start(); err != nil {
 		r.t.Fatalf("redis-server: %v", err)
@@ -64,7 +64,7 @@ func (r *RedisServer) Start() {
 			return
 		}
 		if time.Now().After(deadline) {
-			tail, _ := os.ReadFile(log) //nolint:gosec // the test's own file
+			tail, _ := os.ReadFile(log)
 			r.t.Fatalf("redis-server on port %d does not answer: %v\n%s", r.port, err, tail)
 		}
 		time.Sleep(5 * time.Millisecond)
@@ -89,5 +89,5 @@ func FreePort(t testing.TB) int {
 		t.Fatal(err)
 	}
 	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port //nolint:forcetypeassert // a TCP listener
+	return l.Addr().(*net.TCPAddr).Port
 }

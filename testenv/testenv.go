@@ -4,14 +4,13 @@ package testenv
 
 import (
 	"context"
+	"flashsale/id"
 	"net/url"
 	"os"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-
-	"flashsale/id"
 )
 
 // DatabaseURLVar names the PostgreSQL server, with a role that may create databases.

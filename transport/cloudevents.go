@@ -2,11 +2,10 @@ package transport
 
 import (
 	"encoding/json"
+	"flashsale/id"
 	"fmt"
 	"strings"
 	"time"
-
-	"flashsale/id"
 )
 
 // cloudEvent is the wire form: CloudEvents 1.0, structured mode, JSON format.

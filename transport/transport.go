@@ -6,10 +6,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flashsale/id"
 	"fmt"
 	"time"
-
-	"flashsale/id"
 )
 
 // Service names a service: the address of an envelope and the name of its queue.

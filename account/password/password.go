@@ -8,13 +8,12 @@ import (
 	"crypto/subtle"
 	"encoding/base64"
 	"errors"
+	"flashsale/account"
 	"fmt"
 	"strings"
 	"time"
 
 	"golang.org/x/crypto/argon2"
-
-	"flashsale/account"
 )
 
 // Hasher implements account.Hasher.
@@ -39,7 +38,7 @@ func New(memory, slots int) (*Hasher, error) {
 	if memory < 8 || memory > 1<<20 || slots < 1 {
 		return nil, errors.New("password: memory is 8 to 1048576 KiB and slots at least 1")
 	}
-	h := &Hasher{memory: uint32(memory), slots: make(chan struct{}, slots), waiting: make(chan struct{}, slots+queue)} //nolint:gosec // bounded
+	h := &Hasher{memory: uint32(memory), slots: make(chan struct{}, slots), waiting: make(chan struct{}, slots+queue)}
 	h.dummy = h.encode([]byte("0123456789abcdef"), make([]byte, keySize))
 	return h, nil
 }
@@ -95,7 +94,7 @@ func (h *Hasher) Verify(ctx context.Context, password, hash string) error {
 		return err
 	}
 	defer leave()
-	got := argon2.IDKey([]byte(password), salt, t, memory, p, uint32(len(key))) //nolint:gosec // decode bounds it
+	got := argon2.IDKey([]byte(password), salt, t, memory, p, uint32(len(key)))
 	if subtle.ConstantTimeCompare(got, key) != 1 || !known {
 		return account.ErrBadCredentials
 	}

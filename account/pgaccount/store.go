@@ -5,16 +5,15 @@ import (
 	"context"
 	"embed"
 	"errors"
+	"flashsale/account"
+	"flashsale/database/postgres"
+	"flashsale/id"
 	"fmt"
 	"io/fs"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-
-	"flashsale/account"
-	"flashsale/database/postgres"
-	"flashsale/id"
 )
 
 //go:embed migrations/*.sql

@@ -6,13 +6,12 @@ import (
 	"database/sql"
 	"embed"
 	"errors"
-	"fmt"
-	"io/fs"
-	"time"
-
 	"flashsale/account"
 	"flashsale/database/sqlite"
 	"flashsale/id"
+	"fmt"
+	"io/fs"
+	"time"
 )
 
 //go:embed migrations/*.sql

@@ -6,14 +6,13 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"flashsale/account"
+	"flashsale/id"
 	"fmt"
 	"sync"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
-
-	"flashsale/account"
-	"flashsale/id"
 )
 
 // Claims are what a verified token says.

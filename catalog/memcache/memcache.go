@@ -37,7 +37,7 @@ func (c *Cache) Get(_ context.Context, key string) ([]byte, bool, error) {
 	if !ok {
 		return nil, false, nil
 	}
-	e := el.Value.(*entry) //nolint:forcetypeassert // the list holds nothing else
+	e := el.Value.(*entry)
 	if !c.clock().Before(e.until) {
 		c.drop(el)
 		return nil, false, nil
@@ -73,5 +73,5 @@ func (c *Cache) Delete(_ context.Context, keys ...string) error {
 }
 
 func (c *Cache) drop(el *list.Element) {
-	delete(c.keys, c.used.Remove(el).(*entry).key) //nolint:forcetypeassert // the list holds nothing else
+	delete(c.keys, c.used.Remove(el).(*entry).key)
 }

@@ -5,17 +5,16 @@ import (
 	"context"
 	"embed"
 	"errors"
+	"flashsale/catalog"
+	"flashsale/database/postgres"
+	"flashsale/id"
+	"flashsale/transport"
 	"fmt"
 	"io/fs"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-
-	"flashsale/catalog"
-	"flashsale/database/postgres"
-	"flashsale/id"
-	"flashsale/transport"
 )
 
 //go:embed migrations/*.sql

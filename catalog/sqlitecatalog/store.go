@@ -6,14 +6,13 @@ import (
 	"database/sql"
 	"embed"
 	"errors"
-	"fmt"
-	"io/fs"
-	"time"
-
 	"flashsale/catalog"
 	"flashsale/database/sqlite"
 	"flashsale/id"
 	"flashsale/transport"
+	"fmt"
+	"io/fs"
+	"time"
 )
 
 //go:embed migrations/*.sql

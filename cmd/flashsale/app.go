@@ -3,13 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
-	"log/slog"
-	"math/rand/v2"
-	"net"
-	"sync"
-	"time"
-
 	"flashsale/account"
 	"flashsale/account/password"
 	"flashsale/account/token"
@@ -27,6 +20,12 @@ import (
 	"flashsale/payment/simprovider"
 	"flashsale/transport"
 	"flashsale/transport/inproc"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"time"
 )
 
 // app is a process: the roles of its configuration, wired.
@@ -39,7 +38,6 @@ type app struct {
 	flow   *engine.Flow
 	gate   engine.GateKeeper
 	keeper *engine.Keeper
-	sales  engine.SaleReader
 	audit  engine.Audit
 
 	api      *httpapi.API

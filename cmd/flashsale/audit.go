@@ -3,14 +3,13 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"flashsale/audit"
 	"fmt"
 	"log/slog"
 	"os"
 	"time"
 
 	"github.com/spf13/cobra"
-
-	"flashsale/audit"
 )
 
 func auditCommand() *cobra.Command {

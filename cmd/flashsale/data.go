@@ -27,7 +27,7 @@ func (d dataFolder) file(name string) string { return filepath.Join(d.path, name
 // secret returns the text of a file in the folder, made up at the first call.
 func (d dataFolder) secret(name string) (string, error) {
 	path := d.file(name)
-	b, err := os.ReadFile(path) //nolint:gosec // a fixed name in the operator's own folder
+	b, err := os.ReadFile(path)
 	if err == nil {
 		return strings.TrimSpace(string(b)), nil
 	}

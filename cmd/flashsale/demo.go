@@ -3,6 +3,9 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"flashsale/audit"
+	"flashsale/bench/journey"
+	"flashsale/id"
 	"fmt"
 	"io"
 	"log/slog"
@@ -16,10 +19,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-
-	"flashsale/audit"
-	"flashsale/bench/journey"
-	"flashsale/id"
 )
 
 // demoFlags are what a person can set about the demo.

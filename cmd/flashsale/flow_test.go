@@ -2,6 +2,12 @@ package main
 
 import (
 	"context"
+	"flashsale/audit"
+	"flashsale/bench/journey"
+	"flashsale/database/postgres"
+	"flashsale/engine"
+	"flashsale/id"
+	"flashsale/testenv"
 	"fmt"
 	"log/slog"
 	"net"
@@ -14,13 +20,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-
-	"flashsale/audit"
-	"flashsale/bench/journey"
-	"flashsale/database/postgres"
-	"flashsale/engine"
-	"flashsale/id"
-	"flashsale/testenv"
 )
 
 // house is a running system under test: one process or several, and where its API answers.

@@ -1,12 +1,11 @@
 package main
 
 import (
+	"flashsale/database/postgres"
 	"fmt"
 	"os"
 
 	"github.com/spf13/cobra"
-
-	"flashsale/database/postgres"
 )
 
 func migrateCommand() *cobra.Command {

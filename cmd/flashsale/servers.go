@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-
 	"flashsale/inventory/redisstock"
 	"flashsale/transport"
 	"flashsale/transport/amqp"

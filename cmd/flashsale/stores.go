@@ -2,12 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"io/fs"
-	"time"
-
-	"github.com/jackc/pgx/v5/pgxpool"
-
 	"flashsale/account"
 	"flashsale/account/pgaccount"
 	"flashsale/account/sqliteaccount"
@@ -31,6 +25,11 @@ import (
 	"flashsale/payment/simprovider"
 	"flashsale/payment/sqlitepayment"
 	"flashsale/transport"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // What a service's store offers, whichever database it is.
@@ -145,7 +144,7 @@ func (s *stores) openSQLite(ctx context.Context, cfg Config, role string, clock 
 }
 
 func (s *stores) openPostgres(ctx context.Context, cfg Config, role string) error {
-	pool, err := postgres.Open(ctx, cfg.databaseURL(role), int32(min(cfg.DatabaseConns, 10_000)), patience) //nolint:gosec // bounded
+	pool, err := postgres.Open(ctx, cfg.databaseURL(role), int32(min(cfg.DatabaseConns, 10_000)), patience)
 	if err != nil {
 		return err
 	}

@@ -4,11 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"sync"
-
 	"flashsale/transport"
 	"flashsale/transport/httptransport"
+	"fmt"
+	"sync"
 )
 
 // wiring carries the flow in this process: events go to the transport of the mode, questions to

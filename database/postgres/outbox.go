@@ -2,15 +2,14 @@ package postgres
 
 import (
 	"context"
+	"flashsale/id"
+	"flashsale/transport"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-
-	"flashsale/id"
-	"flashsale/transport"
 )
 
 // Outbox is the outbox table of a service's database. Each service's migrations create it:

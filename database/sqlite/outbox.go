@@ -3,11 +3,10 @@ package sqlite
 import (
 	"context"
 	"database/sql"
-	"fmt"
-	"time"
-
 	"flashsale/id"
 	"flashsale/transport"
+	"fmt"
+	"time"
 )
 
 // Outbox is the outbox table of a service's file. Each service's migrations create it:

@@ -3,13 +3,12 @@ package memstock
 
 import (
 	"context"
-	"slices"
-	"sync"
-	"time"
-
 	"flashsale/id"
 	"flashsale/inventory"
 	"flashsale/reservation"
+	"slices"
+	"sync"
+	"time"
 )
 
 // Gate is an inventory.Gate and inventory.Keeper in memory. It forgets everything with its process

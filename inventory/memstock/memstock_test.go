@@ -1,10 +1,9 @@
 package memstock_test
 
 import (
-	"testing"
-
 	"flashsale/inventory/inventorytest"
 	"flashsale/inventory/memstock"
+	"testing"
 )
 
 func TestGate(t *testing.T) {

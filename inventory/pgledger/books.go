@@ -3,13 +3,12 @@ package pgledger
 import (
 	"context"
 	"errors"
-	"fmt"
-
-	"github.com/jackc/pgx/v5"
-
 	"flashsale/audit"
 	"flashsale/id"
 	"flashsale/inventory"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // Buckets implements inventory.Books.
@@ -87,7 +86,7 @@ func (l *Ledger) Tombstone(ctx context.Context, takes []inventory.Pending) ([]in
 		ids, epochs, qtys := make([]id.ID, len(takes)), make([]int64, len(takes)), make([]int32, len(takes))
 		for i, t := range takes {
 			k.add(t.Bucket)
-			ids[i], epochs[i], qtys[i] = t.ID, t.Epoch, int32(t.Qty) //nolint:gosec // at most reservation.MaxQuantity
+			ids[i], epochs[i], qtys[i] = t.ID, t.Epoch, int32(t.Qty)
 		}
 		_, err := tx.Exec(ctx, `INSERT INTO leg (take, sale, sku, shard, epoch, qty, outcome)
 			SELECT u.*, 'aborted' FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::int[], $5::bigint[], $6::int[]) AS u (take, sale, sku, shard, epoch, qty)

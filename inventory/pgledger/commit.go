@@ -2,15 +2,14 @@ package pgledger
 
 import (
 	"context"
-	"slices"
-	"time"
-
-	"github.com/jackc/pgx/v5"
-
 	"flashsale/id"
 	"flashsale/inventory"
 	"flashsale/money"
 	"flashsale/reservation"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // Commit implements inventory.Ledger: read and lock in one round trip, decide, write in another.
@@ -272,7 +271,7 @@ func insertLegs(b *pgx.Batch, legs []legRow, outcome inventory.LegOutcome) {
 	epochs, qtys := make([]int64, len(legs)), make([]int32, len(legs))
 	for i, g := range legs {
 		k.add(g.Bucket)
-		takes[i], epochs[i], qtys[i] = g.Take, g.Epoch, int32(g.Qty) //nolint:gosec // at most reservation.MaxQuantity
+		takes[i], epochs[i], qtys[i] = g.Take, g.Epoch, int32(g.Qty)
 		if !g.reservation.IsZero() {
 			rids[i] = &legs[i].reservation
 		}

@@ -11,6 +11,11 @@ import (
 	"context"
 	"embed"
 	"errors"
+	"flashsale/database/postgres"
+	"flashsale/id"
+	"flashsale/inventory"
+	"flashsale/reservation"
+	"flashsale/transport"
 	"fmt"
 	"io/fs"
 	"slices"
@@ -18,12 +23,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-
-	"flashsale/database/postgres"
-	"flashsale/id"
-	"flashsale/inventory"
-	"flashsale/reservation"
-	"flashsale/transport"
 )
 
 //go:embed migrations/*.sql
@@ -73,7 +72,7 @@ type bucketKeys struct {
 func (k *bucketKeys) add(b inventory.BucketID) {
 	k.sales = append(k.sales, b.Item.Sale)
 	k.skus = append(k.skus, b.Item.SKU)
-	k.shards = append(k.shards, int32(b.Shard)) //nolint:gosec // shards are few
+	k.shards = append(k.shards, int32(b.Shard))
 }
 
 const selectReservations = `SELECT id, user_id, sale, sku, qty, price, currency, state, reason, payment, cart, fingerprint, created_at, expires_at FROM reservation`
@@ -204,7 +203,7 @@ func (w *writes) allowances() (sales []id.ID, skus []string, users []id.ID, qtys
 	})
 	for _, k := range keys {
 		sales, skus, users = append(sales, k.item.Sale), append(skus, k.item.SKU), append(users, k.user)
-		qtys = append(qtys, int32(w.allowing[k])) //nolint:gosec // bounded by reservation.MaxQuantity times the group
+		qtys = append(qtys, int32(w.allowing[k]))
 	}
 	return sales, skus, users, qtys
 }
@@ -272,7 +271,7 @@ func insertReservations(b *pgx.Batch, rows []reservation.Reservation, keep bool)
 	)
 	for i, r := range rows {
 		ids[i], users[i], sales[i], pays[i], carts[i] = r.ID, r.User, r.Sale, r.Payment, r.Cart
-		skus[i], qtys[i], prices[i], currencies[i] = r.SKU, int32(r.Quantity), r.UnitPrice.Amount, r.UnitPrice.Currency //nolint:gosec // at most reservation.MaxQuantity
+		skus[i], qtys[i], prices[i], currencies[i] = r.SKU, int32(r.Quantity), r.UnitPrice.Amount, r.UnitPrice.Currency
 		states[i], reasons[i], prints[i] = string(r.State), r.Reason, r.Fingerprint[:]
 		created[i], expires[i] = r.CreatedAt, r.ExpiresAt
 	}

@@ -3,13 +3,12 @@ package pgledger
 import (
 	"context"
 	"errors"
+	"flashsale/id"
+	"flashsale/inventory"
 	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-
-	"flashsale/id"
-	"flashsale/inventory"
 )
 
 // Sale implements inventory.Sales.

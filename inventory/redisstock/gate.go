@@ -10,10 +10,12 @@ package redisstock
 
 import (
 	"context"
-	"crypto/sha1" //nolint:gosec // Redis names scripts by it
 	"embed"
-	"encoding/hex"
 	"errors"
+	"flashsale/groupcommit"
+	"flashsale/id"
+	"flashsale/inventory"
+	"flashsale/reservation"
 	"fmt"
 	"net"
 	"net/url"
@@ -25,11 +27,6 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
-
-	"flashsale/groupcommit"
-	"flashsale/id"
-	"flashsale/inventory"
-	"flashsale/reservation"
 )
 
 //go:embed scripts/*.lua
@@ -198,8 +195,7 @@ func (s *shard) load(ctx context.Context) (*scriptSet, error) {
 		}
 		name := strings.TrimSuffix(f.Name(), ".lua")
 		set.text[name] = "local RUN = '" + set.run + "'\n" + string(b)
-		sum := sha1.Sum([]byte(set.text[name])) //nolint:gosec // Redis names scripts by it
-		set.sha[name] = hex.EncodeToString(sum[:])
+		set.sha[name] = redis.NewScript(set.text[name]).Hash()
 		pipe.ScriptLoad(ctx, set.text[name])
 	}
 	if _, err := pipe.Exec(ctx); err != nil {

@@ -2,16 +2,15 @@ package redisstock_test
 
 import (
 	"errors"
-	"testing"
-	"time"
-
-	"github.com/redis/go-redis/v9"
-
 	"flashsale/id"
 	"flashsale/inventory"
 	"flashsale/inventory/inventorytest"
 	"flashsale/inventory/redisstock"
 	"flashsale/testenv"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
 func open(t *testing.T, urls ...string) *redisstock.Gate {
@@ -157,7 +156,7 @@ func TestUnsuitableServers(t *testing.T) {
 		t.Fatalf("a server that evicts: %v", err)
 	}
 	replica := testenv.StartRedis(t)
-	if err := client(t, replica).SlaveOf(t.Context(), "127.0.0.1", "1").Err(); err != nil {
+	if err := client(t, replica).ReplicaOf(t.Context(), "127.0.0.1", "1").Err(); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := redisstock.Open(t.Context(), []string{replica.URL()}, redisstock.Options{}); !errors.Is(err, redisstock.ErrUnsuitable) {

@@ -2,12 +2,11 @@ package sqliteledger
 
 import (
 	"context"
-	"fmt"
-
 	"flashsale/audit"
 	"flashsale/database/sqlite"
 	"flashsale/id"
 	"flashsale/inventory"
+	"fmt"
 )
 
 // Audit implements inventory.Auditor.

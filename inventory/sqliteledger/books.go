@@ -4,12 +4,11 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
-	"time"
-
 	"flashsale/database/sqlite"
 	"flashsale/id"
 	"flashsale/inventory"
+	"fmt"
+	"time"
 )
 
 // Buckets implements inventory.Books.

@@ -7,16 +7,15 @@ import (
 	"database/sql"
 	"embed"
 	"errors"
-	"fmt"
-	"io/fs"
-	"time"
-
 	"flashsale/database/sqlite"
 	"flashsale/id"
 	"flashsale/inventory"
 	"flashsale/money"
 	"flashsale/reservation"
 	"flashsale/transport"
+	"fmt"
+	"io/fs"
+	"time"
 )
 
 //go:embed migrations/*.sql

@@ -4,14 +4,13 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
-	"time"
-
 	"flashsale/database/sqlite"
 	"flashsale/id"
 	"flashsale/inventory"
 	"flashsale/reservation"
 	"flashsale/transport"
+	"fmt"
+	"time"
 )
 
 const columns = `id, user_id, sale, sku, qty, price, currency, state, reason, payment, cart, fingerprint, created_at, expires_at`
@@ -157,25 +156,33 @@ func (l *Ledger) move(ctx context.Context, tx *sql.Tx, m inventory.Move, now tim
 	return a, err
 }
 
-// shift moves the units of a reservation in their buckets; units that go back get a credit each.
-func shift(ctx context.Context, tx *sql.Tx, m inventory.Move, r reservation.Reservation, now time.Time) ([]inventory.BucketID, error) {
+// part is what a reservation drew from one bucket.
+type part struct {
+	bucket inventory.BucketID
+	qty    int64
+}
+
+func legsOf(ctx context.Context, tx *sql.Tx, r reservation.Reservation) ([]part, error) {
 	rows, err := tx.QueryContext(ctx, `SELECT shard, sum(qty) FROM leg WHERE reservation = ? AND outcome = 'committed' GROUP BY shard ORDER BY shard`, r.ID[:])
 	if err != nil {
 		return nil, err
 	}
-	type part struct {
-		bucket inventory.BucketID
-		qty    int64
-	}
+	defer func() { _ = rows.Close() }()
 	var parts []part
 	for rows.Next() {
 		p := part{bucket: inventory.BucketID{Item: inventory.ItemID{Sale: r.Sale, SKU: r.SKU}}}
 		if err := rows.Scan(&p.bucket.Shard, &p.qty); err != nil {
-			return nil, errors.Join(err, rows.Close())
+			return nil, err
 		}
 		parts = append(parts, p)
 	}
-	if err := rows.Err(); err != nil {
+	return parts, rows.Err()
+}
+
+// shift moves the units of a reservation in their buckets; units that go back get a credit each.
+func shift(ctx context.Context, tx *sql.Tx, m inventory.Move, r reservation.Reservation, now time.Time) ([]inventory.BucketID, error) {
+	parts, err := legsOf(ctx, tx, r)
+	if err != nil {
 		return nil, err
 	}
 	held, sold, back := m.Deltas()

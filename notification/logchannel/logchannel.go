@@ -3,9 +3,8 @@ package logchannel
 
 import (
 	"context"
-	"log/slog"
-
 	"flashsale/notification"
+	"log/slog"
 )
 
 // Channel implements notification.Channel.

@@ -4,16 +4,15 @@ package pgnotification
 import (
 	"context"
 	"embed"
+	"flashsale/audit"
+	"flashsale/id"
+	"flashsale/notification"
 	"fmt"
 	"io/fs"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-
-	"flashsale/audit"
-	"flashsale/id"
-	"flashsale/notification"
 )
 
 //go:embed migrations/*.sql

@@ -4,14 +4,13 @@ package smtpchannel
 import (
 	"context"
 	"errors"
+	"flashsale/notification"
 	"fmt"
 	"net/url"
 	"strconv"
 	"time"
 
 	"github.com/wneessen/go-mail"
-
-	"flashsale/notification"
 )
 
 // Channel implements notification.Channel over SMTP.

@@ -5,14 +5,13 @@ import (
 	"context"
 	"database/sql"
 	"embed"
-	"fmt"
-	"io/fs"
-	"time"
-
 	"flashsale/audit"
 	"flashsale/database/sqlite"
 	"flashsale/id"
 	"flashsale/notification"
+	"fmt"
+	"io/fs"
+	"time"
 )
 
 //go:embed migrations/*.sql

@@ -8,13 +8,12 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"flashsale/notification"
 	"fmt"
 	"io"
 	"net/http"
 	"strconv"
 	"time"
-
-	"flashsale/notification"
 )
 
 // Channel implements notification.Channel.

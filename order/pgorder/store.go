@@ -5,6 +5,11 @@ import (
 	"context"
 	"embed"
 	"errors"
+	"flashsale/audit"
+	"flashsale/database/postgres"
+	"flashsale/id"
+	"flashsale/order"
+	"flashsale/transport"
 	"fmt"
 	"io/fs"
 	"slices"
@@ -12,12 +17,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-
-	"flashsale/audit"
-	"flashsale/database/postgres"
-	"flashsale/id"
-	"flashsale/order"
-	"flashsale/transport"
 )
 
 //go:embed migrations/*.sql
@@ -145,7 +144,7 @@ func queueInsert(b *pgx.Batch, now map[id.ID]order.Order, created map[id.ID]bool
 		o := now[v]
 		users[i], sales[i], pays[i], carts[i] = o.User, o.Sale, o.Payment, o.Cart
 		skus[i], currencies[i], states[i], reasons[i] = o.SKU, o.UnitPrice.Currency, string(o.State), o.Reason
-		qtys[i], prices[i], totals[i] = int32(o.Quantity), o.UnitPrice.Amount, o.Total.Amount //nolint:gosec // at most 1000
+		qtys[i], prices[i], totals[i] = int32(o.Quantity), o.UnitPrice.Amount, o.Total.Amount
 		createdAts[i], updatedAts[i], expiresAts[i] = o.CreatedAt, o.UpdatedAt, o.ExpiresAt
 		if !o.Cart.IsZero() {
 			theirs, owners = append(theirs, o.Cart), append(owners, o.User)

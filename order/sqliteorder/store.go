@@ -6,15 +6,14 @@ import (
 	"database/sql"
 	"embed"
 	"errors"
-	"fmt"
-	"io/fs"
-	"time"
-
 	"flashsale/audit"
 	"flashsale/database/sqlite"
 	"flashsale/id"
 	"flashsale/order"
 	"flashsale/transport"
+	"fmt"
+	"io/fs"
+	"time"
 )
 
 //go:embed migrations/*.sql

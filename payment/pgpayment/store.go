@@ -5,18 +5,17 @@ import (
 	"context"
 	"embed"
 	"errors"
+	"flashsale/audit"
+	"flashsale/database/postgres"
+	"flashsale/id"
+	"flashsale/payment"
+	"flashsale/transport"
 	"fmt"
 	"io/fs"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-
-	"flashsale/audit"
-	"flashsale/database/postgres"
-	"flashsale/id"
-	"flashsale/payment"
-	"flashsale/transport"
 )
 
 //go:embed migrations/*.sql

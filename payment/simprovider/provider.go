@@ -7,12 +7,11 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
-	"time"
-
 	"flashsale/id"
 	"flashsale/money"
 	"flashsale/payment"
+	"fmt"
+	"time"
 )
 
 // Store keeps the provider's charges.

@@ -6,16 +6,15 @@ import (
 	"database/sql"
 	"embed"
 	"errors"
-	"fmt"
-	"io/fs"
-	"strings"
-	"time"
-
 	"flashsale/audit"
 	"flashsale/database/sqlite"
 	"flashsale/id"
 	"flashsale/payment"
 	"flashsale/transport"
+	"fmt"
+	"io/fs"
+	"strings"
+	"time"
 )
 
 //go:embed migrations/*.sql

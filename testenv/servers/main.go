@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"flashsale/testenv"
 	"fmt"
 	"net"
 	"net/http"
@@ -25,8 +26,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-
-	"flashsale/testenv"
 )
 
 func main() {
@@ -55,7 +54,7 @@ func run(install bool, command []string) (int, error) {
 		return 1, err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // PostgreSQL's user must get through
+	if err := os.Chmod(dir, 0o755); err != nil {
 		return 1, err
 	}
 	s := &servers{dir: dir}
@@ -70,7 +69,7 @@ func run(install bool, command []string) (int, error) {
 		return 1, err
 	}
 	fmt.Printf("servers: %s in %.1f s\n", strings.Join(s.started, ", "), time.Since(began).Seconds())
-	cmd := exec.Command(command[0], command[1:]...) //nolint:gosec,noctx // the caller's command; signals reach it by its process group
+	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), s.env...)
 	if err := cmd.Start(); err != nil {
@@ -141,7 +140,7 @@ func require(ctx context.Context, install bool) error {
 	// Packages must not start services of their own: the tests start private ones.
 	const policy = "/usr/sbin/policy-rc.d"
 	if _, err := os.Stat(policy); errors.Is(err, os.ErrNotExist) {
-		if err := os.WriteFile(policy, []byte("#!/bin/sh\nexit 101\n"), 0o755); err == nil { //nolint:gosec // a program
+		if err := os.WriteFile(policy, []byte("#!/bin/sh\nexit 101\n"), 0o755); err == nil {
 			defer func() { _ = os.Remove(policy) }()
 		}
 	}
@@ -151,7 +150,7 @@ func require(ctx context.Context, install bool) error {
 	}
 	fmt.Println("servers: installing", strings.Join(args[4:], " "))
 	for _, a := range [][]string{{"update", "-qq"}, args} {
-		cmd := exec.CommandContext(ctx, "apt-get", a...) //nolint:gosec // fixed words
+		cmd := exec.CommandContext(ctx, "apt-get", a...)
 		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("apt-get %s: %w\n%s", strings.Join(a, " "), err, tail(string(out)))
@@ -227,16 +226,16 @@ func freePort() (int, error) {
 		return 0, err
 	}
 	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port, nil //nolint:forcetypeassert // a TCP listener
+	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
 // start runs a server in a process group of its own, its output in a file.
 func start(log string, env []string, cred *syscall.Credential, bin string, args ...string) (*exec.Cmd, error) {
-	f, err := os.Create(log) //nolint:gosec // in the folder of this run
+	f, err := os.Create(log)
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(bin, args...) //nolint:gosec,noctx // stopped by stop
+	cmd := exec.Command(bin, args...)
 	cmd.Stdout, cmd.Stderr, cmd.Dir = f, f, "/"
 	cmd.Env = append(os.Environ(), env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: cred}
@@ -270,7 +269,7 @@ func ready(ctx context.Context, what, log string, bound time.Duration, ask func(
 		}
 		select {
 		case <-ctx.Done():
-			b, _ := os.ReadFile(log) //nolint:gosec // in the folder of this run
+			b, _ := os.ReadFile(log)
 			return fmt.Errorf("%s does not answer after %s: %w\n%s", what, bound, err, tail(string(b)))
 		case <-time.After(50 * time.Millisecond):
 		}
@@ -297,7 +296,7 @@ func (s *servers) postgres(ctx context.Context) error {
 		}
 		uid, _ := strconv.Atoi(u.Uid)
 		gid, _ := strconv.Atoi(u.Gid)
-		cred = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)} //nolint:gosec // ids of the system
+		cred = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
 		if err := os.Chown(home, uid, gid); err != nil {
 			return err
 		}
@@ -308,7 +307,7 @@ func (s *servers) postgres(ctx context.Context) error {
 		err = initdb.Wait()
 	}
 	if err != nil {
-		b, _ := os.ReadFile(log) //nolint:gosec // in the folder of this run
+		b, _ := os.ReadFile(log)
 		return fmt.Errorf("initdb: %w\n%s", err, tail(string(b)))
 	}
 	port, err := freePort()
@@ -391,6 +390,6 @@ func (s *servers) rabbitmq(ctx context.Context) error {
 // stopEpmd ends the port mapper that Erlang has started on this run's own port: it is in nobody's
 // process group.
 func stopEpmd(port int) {
-	cmd := exec.Command("epmd", "-port", strconv.Itoa(port), "-kill") //nolint:gosec,noctx // a number; it answers at once
+	cmd := exec.Command("epmd", "-port", strconv.Itoa(port), "-kill")
 	_ = cmd.Run()
 }

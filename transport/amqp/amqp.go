@@ -6,6 +6,8 @@ package amqp
 import (
 	"context"
 	"errors"
+	"flashsale/id"
+	"flashsale/transport"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -16,9 +18,6 @@ import (
 
 	"github.com/cenkalti/backoff/v4"
 	rabbit "github.com/rabbitmq/amqp091-go"
-
-	"flashsale/id"
-	"flashsale/transport"
 )
 
 // Options are what a Transport needs. URL must be set; zero values mean their default.
@@ -428,7 +427,7 @@ func (t *Transport) deliver(ctx context.Context, service transport.Service, d ra
 		}
 	default:
 		delay := t.opts.Delays[min(attempts-1, len(t.opts.Delays)-1)]
-		if attempts > 1 && rand.IntN(2) == 0 && attempts-2 < len(t.opts.Delays) { //nolint:gosec // jitter: some take the shorter rung
+		if attempts > 1 && rand.IntN(2) == 0 && attempts-2 < len(t.opts.Delays) {
 			delay = t.opts.Delays[attempts-2]
 		}
 		if !t.forward(ctx, "", t.names.retry(service, delay), d, attempts, rabbit.Table{headerError: clip(err.Error())}) {
@@ -458,7 +457,7 @@ func clip(s string) string { return s[:min(len(s), 400)] }
 
 // forward stores a message elsewhere with its attempts counted, and reports whether it is stored.
 func (t *Transport) forward(ctx context.Context, exchange, key string, d rabbit.Delivery, attempts int, headers rabbit.Table) bool {
-	headers[headerAttempts] = int32(attempts) //nolint:gosec // few
+	headers[headerAttempts] = int32(attempts)
 	headers["traceparent"] = d.Headers["traceparent"]
 	err := t.confirm(ctx, exchange, key, rabbit.Publishing{
 		ContentType: d.ContentType, DeliveryMode: rabbit.Persistent, Timestamp: d.Timestamp, Type: d.Type, Body: d.Body, Headers: headers,

@@ -4,6 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flashsale/id"
+	"flashsale/testenv"
+	"flashsale/transport"
+	"flashsale/transport/amqp"
+	"flashsale/transport/transporttest"
 	"log/slog"
 	"net/http"
 	"os"
@@ -15,12 +20,6 @@ import (
 	"time"
 
 	rabbit "github.com/rabbitmq/amqp091-go"
-
-	"flashsale/id"
-	"flashsale/testenv"
-	"flashsale/transport"
-	"flashsale/transport/amqp"
-	"flashsale/transport/transporttest"
 )
 
 func options(url string) amqp.Options {

@@ -1,12 +1,11 @@
 package amqp
 
 import (
+	"flashsale/transport"
 	"fmt"
 	"time"
 
 	rabbit "github.com/rabbitmq/amqp091-go"
-
-	"flashsale/transport"
 )
 
 // names are the exchanges and queues; the prefix keeps several installations on one broker apart.
@@ -56,7 +55,7 @@ func declareService(ch *rabbit.Channel, n names, s transport.Service, o Options)
 	}
 	// Messages that a crashing consumer never acknowledges end in the dead letters too.
 	err := queue(n.queue(s), quorum(rabbit.Table{
-		"x-delivery-limit": int32(o.DeliveryLimit), "x-max-length": int32(o.Depth), //nolint:gosec // bounded by filled
+		"x-delivery-limit": int32(o.DeliveryLimit), "x-max-length": int32(o.Depth),
 		"x-dead-letter-exchange": n.deadExchange(), "x-dead-letter-routing-key": string(s), "x-dead-letter-strategy": "at-least-once",
 	}))
 	if err != nil {

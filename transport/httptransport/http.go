@@ -8,6 +8,7 @@ import (
 	"crypto/subtle"
 	"encoding/json"
 	"errors"
+	"flashsale/transport"
 	"fmt"
 	"io"
 	"log/slog"
@@ -22,8 +23,6 @@ import (
 	"github.com/failsafe-go/failsafe-go/bulkhead"
 	"github.com/failsafe-go/failsafe-go/circuitbreaker"
 	"github.com/gofiber/fiber/v2"
-
-	"flashsale/transport"
 )
 
 // Options are what a Transport needs. Listen and Token must be set; zero bounds mean their default.
@@ -86,7 +85,7 @@ func New(opts Options) *Transport {
 	}
 	for service, url := range opts.Peers {
 		t.peers[service] = &peer{
-			url: strings.TrimSuffix(url, "/"), slots: bulkhead.New[any](uint(opts.Calls)), //nolint:gosec // positive
+			url: strings.TrimSuffix(url, "/"), slots: bulkhead.New[any](uint(opts.Calls)),
 			breaker: circuitbreaker.NewBuilder[any]().WithFailureThreshold(10).WithDelay(time.Second).Build(),
 		}
 	}

@@ -4,17 +4,16 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"log/slog"
-	"net"
-	"net/http"
-	"testing"
-	"time"
-
 	"flashsale/id"
 	"flashsale/testenv"
 	"flashsale/transport"
 	"flashsale/transport/httptransport"
 	"flashsale/transport/transporttest"
+	"log/slog"
+	"net"
+	"net/http"
+	"testing"
+	"time"
 )
 
 const token = "a token that only the services of this test know"

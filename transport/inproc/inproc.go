@@ -4,10 +4,9 @@ package inproc
 
 import (
 	"context"
+	"flashsale/transport"
 	"fmt"
 	"sync"
-
-	"flashsale/transport"
 )
 
 // Bus is the synchronous transport: Send calls the handler and returns what it decided.

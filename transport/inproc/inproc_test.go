@@ -3,6 +3,10 @@ package inproc_test
 import (
 	"context"
 	"errors"
+	"flashsale/id"
+	"flashsale/transport"
+	"flashsale/transport/inproc"
+	"flashsale/transport/transporttest"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -11,11 +15,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"flashsale/id"
-	"flashsale/transport"
-	"flashsale/transport/inproc"
-	"flashsale/transport/transporttest"
 )
 
 func TestBus(t *testing.T) {
@@ -93,7 +92,7 @@ func TestQueueSurvivesKill(t *testing.T) {
 		select {}
 	}
 	path := filepath.Join(t.TempDir(), "queue.db")
-	child := exec.CommandContext(t.Context(), os.Args[0], "-test.run", "^TestQueueSurvivesKill$") //nolint:gosec // this test itself
+	child := exec.CommandContext(t.Context(), os.Args[0], "-test.run", "^TestQueueSurvivesKill$")
 	child.Env = append(os.Environ(), "FLASHSALE_TEST_QUEUE_CHILD="+path)
 	out, err := child.CombinedOutput()
 	var exit *exec.ExitError

@@ -5,17 +5,16 @@ import (
 	"database/sql"
 	"embed"
 	"errors"
+	"flashsale/database/sqlite"
+	"flashsale/groupcommit"
+	"flashsale/id"
+	"flashsale/transport"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
 	"time"
-
-	"flashsale/database/sqlite"
-	"flashsale/groupcommit"
-	"flashsale/id"
-	"flashsale/transport"
 )
 
 //go:embed migrations/*.sql
@@ -340,7 +339,7 @@ func (q *Queue) conclude(ctx context.Context, group []message) ([]bool, error) {
 					m.attempts, bounded(m.reason), m.id[:], string(m.service))
 			case m.failed:
 				delay := min(q.opts.Backoff<<min(m.attempts-1, 20), maxDelay)
-				delay = delay/2 + rand.N(delay/2+1) //nolint:gosec // jitter
+				delay = delay/2 + rand.N(delay/2+1)
 				_, err = tx.ExecContext(ctx, `UPDATE message SET attempts = ?, reason = ?, not_before = ? WHERE id = ? AND service = ?`,
 					m.attempts, bounded(m.reason), sqlite.Micros(now.Add(delay)), m.id[:], string(m.service))
 			default:

@@ -4,15 +4,14 @@ package transporttest
 import (
 	"context"
 	"errors"
+	"flashsale/id"
+	"flashsale/transport"
 	"fmt"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"flashsale/id"
-	"flashsale/transport"
 )
 
 // Features are the differences between transports, as data.

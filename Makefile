@@ -1,0 +1,27 @@
+# flashsale: `make` lists what can be done.
+TOOL := go tool -modfile=tools/go.mod
+PKGS ?= ./...
+
+.DEFAULT_GOAL := help
+.PHONY: help test lint fmt build demo clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+test: ## every test with the race detector, on private PostgreSQL and RabbitMQ; installs them as root on Debian
+	go run ./testenv/servers -install -- go test -race -timeout 8m $(PKGS)
+
+lint: ## golangci-lint, formatting included
+	$(TOOL) golangci-lint run $(PKGS)
+
+fmt: ## format the code
+	$(TOOL) golangci-lint fmt
+
+build: ## build ./flashsale
+	go build -o flashsale ./cmd/flashsale
+
+demo: ## a whole sale in both wirings
+	go run ./cmd/flashsale demo
+
+clean: ## remove what build and serve leave behind
+	rm -rf flashsale data
