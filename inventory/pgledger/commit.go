@@ -189,6 +189,10 @@ func (s *standing) admit(c inventory.Claim) (terms, error) {
 	case !t.sale.OpenAt(s.now):
 		return t, reservation.ErrSaleNotOpen
 	}
+	// Before the units, as in the gate: a limit is final, and a shortage may pass.
+	if t.sale.Limit > 0 && s.allowances[allowanceKey{item: item, user: c.Request.User}]+c.Request.Quantity > t.sale.Limit {
+		return t, reservation.ErrLimitReached
+	}
 	need := map[inventory.BucketID]int64{}
 	for _, g := range c.Legs {
 		if _, known := s.legs[g.Take]; known {
@@ -204,9 +208,6 @@ func (s *standing) admit(c inventory.Claim) (terms, error) {
 		if need[g.Bucket] += int64(g.Qty); b.Available() < need[g.Bucket] {
 			return t, inventory.ErrNoUnits
 		}
-	}
-	if t.sale.Limit > 0 && s.allowances[allowanceKey{item: item, user: c.Request.User}]+c.Request.Quantity > t.sale.Limit {
-		return t, reservation.ErrLimitReached
 	}
 	return t, nil
 }

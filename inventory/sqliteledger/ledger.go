@@ -127,6 +127,16 @@ func (l *Ledger) admit(ctx context.Context, tx *sql.Tx, c inventory.Claim, rid i
 	case !sale.OpenAt(now):
 		return refused(reservation.ErrSaleNotOpen)
 	}
+	// Before the units, as in the gate: a limit is final, and a shortage may pass.
+	var has int
+	err := tx.QueryRowContext(ctx, `SELECT qty FROM allowance WHERE sale = ? AND sku = ? AND user_id = ?`, req.Sale[:], req.SKU, req.User[:]).Scan(&has)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return inventory.Decision{}, err
+	}
+	if sale.Limit > 0 && has+req.Quantity > sale.Limit {
+		return refused(reservation.ErrLimitReached)
+	}
+	need := map[inventory.BucketID]int64{}
 	for _, leg := range c.Legs {
 		var outcome string
 		err := tx.QueryRowContext(ctx, `SELECT outcome FROM leg WHERE take = ?`, leg.Take[:]).Scan(&outcome)
@@ -137,6 +147,7 @@ func (l *Ledger) admit(ctx context.Context, tx *sql.Tx, c inventory.Claim, rid i
 			return inventory.Decision{}, err
 		}
 		var epoch, free int64
+		need[leg.Bucket] += int64(leg.Qty)
 		err = tx.QueryRowContext(ctx, `SELECT epoch, granted - held - sold FROM bucket WHERE sale = ? AND sku = ? AND shard = ?`,
 			leg.Bucket.Item.Sale[:], leg.Bucket.Item.SKU, leg.Bucket.Shard).Scan(&epoch, &free)
 		switch {
@@ -146,17 +157,9 @@ func (l *Ledger) admit(ctx context.Context, tx *sql.Tx, c inventory.Claim, rid i
 			return inventory.Decision{}, err
 		case epoch != leg.Epoch:
 			return refused(inventory.ErrFenced)
-		case free < int64(leg.Qty):
+		case free < need[leg.Bucket]:
 			return refused(inventory.ErrNoUnits)
 		}
-	}
-	var has int
-	err := tx.QueryRowContext(ctx, `SELECT qty FROM allowance WHERE sale = ? AND sku = ? AND user_id = ?`, req.Sale[:], req.SKU, req.User[:]).Scan(&has)
-	if err != nil && !errors.Is(err, sql.ErrNoRows) {
-		return inventory.Decision{}, err
-	}
-	if sale.Limit > 0 && has+req.Quantity > sale.Limit {
-		return refused(reservation.ErrLimitReached)
 	}
 	r := reservation.Reservation{
 		ID: rid, User: req.User, Sale: req.Sale, SKU: req.SKU, Quantity: req.Quantity, UnitPrice: price, State: reservation.Held,
