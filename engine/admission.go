@@ -59,6 +59,9 @@ func (a *Admission) Admit(ctx context.Context, req reservation.Request, seen mon
 			return inventory.Claim{}, reservation.ErrOverloaded
 		}
 		item, err := a.check(sale, req, seen)
+		if errors.Is(err, reservation.ErrSaleNotOpen) && attempt == 0 && sale.MayOpenAt(a.clock()) {
+			continue // an operator may have opened it since the terms were read
+		}
 		if err != nil {
 			return inventory.Claim{}, err
 		}
@@ -112,10 +115,12 @@ func (a *Admission) draw(ctx context.Context, sale inventory.Sale, item inventor
 	home := inventory.HomeShard(req.User, n)
 	had, free := 0, int64(0)
 	left := make([]int64, n)
-	limited := false
 	for k := range n { // the whole quantity from one bucket
 		i := (home + k) % n
-		leg, taken, err := a.take(ctx, sale, item.Buckets[i], req, req.Quantity)
+		if sale.Limit > 0 && had+req.Quantity > sale.Limit {
+			return nil, false, refused{reservation.ErrLimitReached, had}
+		}
+		leg, taken, err := a.take(ctx, sale, item.Buckets[i], req, req.Quantity, had)
 		had += taken.UserHas
 		switch {
 		case err == nil:
@@ -124,16 +129,16 @@ func (a *Admission) draw(ctx context.Context, sale inventory.Sale, item inventor
 			left[i] = taken.Available
 			free += taken.Available
 		case errors.Is(err, reservation.ErrLimitReached):
-			limited = true
+			return nil, false, refused{reservation.ErrLimitReached, had}
 		default:
 			stale = true
 		}
 		if ctx.Err() != nil {
 			return nil, false, reservation.ErrOverloaded
 		}
-		if limited {
-			return nil, false, refused{reservation.ErrLimitReached, had}
-		}
+	}
+	if sale.Limit > 0 && had+req.Quantity > sale.Limit {
+		return nil, false, refused{reservation.ErrLimitReached, had}
 	}
 	if free >= int64(req.Quantity) { // combined, in the order of the shards, as the ledger locks
 		need := req.Quantity
@@ -142,7 +147,7 @@ func (a *Admission) draw(ctx context.Context, sale inventory.Sale, item inventor
 			if want <= 0 {
 				continue
 			}
-			leg, _, err := a.take(ctx, sale, item.Buckets[i], req, int(want))
+			leg, _, err := a.take(ctx, sale, item.Buckets[i], req, int(want), 0)
 			if err != nil {
 				continue
 			}
@@ -163,13 +168,13 @@ func (a *Admission) draw(ctx context.Context, sale inventory.Sale, item inventor
 	return nil, false, refused{reservation.ErrHeldOut, had}
 }
 
-// take asks one bucket. A take whose answer was lost is aborted at once: it was never handed to the
+// take asks one bucket; elsewhere are the units that the shopper has in others. A take whose answer was lost is aborted at once: it was never handed to the
 // ledger. If that is lost too, the reaper finds it after its deadline.
-func (a *Admission) take(ctx context.Context, sale inventory.Sale, b inventory.Bucket, req reservation.Request, qty int) (inventory.Leg, inventory.Taken, error) {
+func (a *Admission) take(ctx context.Context, sale inventory.Sale, b inventory.Bucket, req reservation.Request, qty, elsewhere int) (inventory.Leg, inventory.Taken, error) {
 	now := a.clock()
-	t := inventory.Take{
-		ID: id.New(now), Bucket: b.ID, Epoch: b.Epoch, User: req.User, Qty: qty, Limit: sale.Limit,
-		Deadline: now.Add(a.pending),
+	t := inventory.Take{ID: id.New(now), Bucket: b.ID, Epoch: b.Epoch, User: req.User, Qty: qty, Deadline: now.Add(a.pending)}
+	if sale.Limit > 0 {
+		t.Limit = sale.Limit - elsewhere
 	}
 	leg := inventory.Leg{Take: t.ID, Bucket: b.ID, Epoch: b.Epoch, Qty: qty}
 	taken, err := a.gate.Take(ctx, t)
@@ -214,7 +219,9 @@ type cachedSale struct {
 	mu      sync.Mutex
 	sale    inventory.Sale
 	err     error
-	at      time.Time     // of the last answer; zero before the first
+	at      time.Time     // of the last answer
+	begun   uint64        // reads begun
+	ended   uint64        // reads ended; there is one at a time, so these are the first ones
 	reading chan struct{} // closed when the read under way ends; nil when there is none
 }
 
@@ -225,7 +232,8 @@ func newSaleCache(read SaleReader, clock func() time.Time, fresh time.Duration) 
 	return &saleCache{read: read, clock: clock, fresh: fresh, sales: map[id.ID]*cachedSale{}}
 }
 
-// get returns a sale. With must set, one that was read after the call began.
+// get returns a sale. With must set, one whose read began after the call: what an operator was told
+// is done counts. There is one read of a sale at a time, however many ask.
 func (c *saleCache) get(ctx context.Context, sale id.ID, must bool) (inventory.Sale, error) {
 	c.mu.Lock()
 	e := c.sales[sale]
@@ -238,21 +246,21 @@ func (c *saleCache) get(ctx context.Context, sale id.ID, must bool) (inventory.S
 	}
 	c.mu.Unlock()
 
+	e.mu.Lock()
+	need := uint64(1) // the read that will do
+	if must {
+		need = e.begun + 1
+	}
 	for {
-		e.mu.Lock()
-		known := !e.at.IsZero() && e.err == nil
-		if known && !must && (c.clock().Sub(e.at) < c.fresh || e.reading != nil) {
-			s := e.sale
+		fresh := must || c.clock().Sub(e.at) < c.fresh || e.err == nil && e.reading != nil
+		if e.ended >= need && fresh {
+			sale, err := e.sale, e.err
 			e.mu.Unlock()
-			return s, nil
-		}
-		if !known && !must && !e.at.IsZero() && c.clock().Sub(e.at) < c.fresh {
-			err := e.err
-			e.mu.Unlock()
-			return inventory.Sale{}, err
+			return sale, err
 		}
 		wait := e.reading
 		if wait == nil {
+			e.begun++
 			e.reading = make(chan struct{})
 			e.mu.Unlock()
 			return c.refresh(ctx, sale, e)
@@ -260,10 +268,10 @@ func (c *saleCache) get(ctx context.Context, sale id.ID, must bool) (inventory.S
 		e.mu.Unlock()
 		select {
 		case <-wait:
-			must = false // what is there now was read after this call began, or nearly so
 		case <-ctx.Done():
 			return inventory.Sale{}, ctx.Err()
 		}
+		e.mu.Lock()
 	}
 }
 
@@ -275,6 +283,7 @@ func (c *saleCache) refresh(ctx context.Context, sale id.ID, e *cachedSale) (inv
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.sale, e.err, e.at = s, err, c.clock()
+	e.ended = e.begun
 	close(e.reading)
 	e.reading = nil
 	return s, err

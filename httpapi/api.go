@@ -183,14 +183,18 @@ func requestID(c *fiber.Ctx, now time.Time) string {
 
 // traceParent takes the caller's W3C trace context when it is well formed, and starts a trace otherwise.
 func traceParent(c *fiber.Ctx) string {
-	given := c.Get("traceparent")
-	parts := strings.Split(given, "-")
-	if len(given) == 55 && len(parts) == 4 && parts[0] == "00" && hexes(parts[1], 32) && hexes(parts[2], 16) && hexes(parts[3], 2) {
+	if given, ok := parseTraceParent(c.Get("traceparent")); ok {
 		return given
 	}
 	var r [24]byte
 	_, _ = rand.Read(r[:]) // never fails (Go 1.24)
 	return fmt.Sprintf("00-%x-%x-00", r[:16], r[16:])
+}
+
+func parseTraceParent(given string) (string, bool) {
+	parts := strings.Split(given, "-")
+	ok := len(given) == 55 && len(parts) == 4 && parts[0] == "00" && hexes(parts[1], 32) && hexes(parts[2], 16) && hexes(parts[3], 2)
+	return given, ok
 }
 
 func hexes(s string, n int) bool {

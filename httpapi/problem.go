@@ -114,9 +114,22 @@ func mappings() []mapping {
 func malformed() kind {
 	return kind{"malformed", 400, "The request cannot be read", "Send what the OpenAPI document says.", 0}
 }
-func invalidKind() kind { return kind{"invalid", 422, "A value is not allowed", "", 0} }
+
+func invalidKind() kind {
+	return kind{"invalid", 422, "A value is not allowed", "The detail says which, and what is.", 0}
+}
+
 func internal() kind {
 	return kind{"internal", 500, "Something went wrong here", "It is logged under the request id. Repeat the request with the same Idempotency-Key, or tell the operator the request id.", 0}
+}
+
+// kinds lists every kind of problem.
+func kinds() []kind {
+	all := []kind{malformed(), invalidKind(), internal()}
+	for _, m := range mappings() {
+		all = append(all, m.kind)
+	}
+	return all
 }
 
 // Problem is the body of every error: RFC 9457.
@@ -157,6 +170,10 @@ func (a *API) classify(err error) (k kind, detail string) {
 // fail writes the problem of an error. It is the only place that does.
 func (a *API) fail(c *fiber.Ctx, err error) error {
 	k, detail := a.classify(err)
+	if request(c) == "" { // the server refused it before the frame: too large, or no HTTP
+		c.Locals(keyRequest, requestID(c, a.cfg.Clock()))
+		c.Set("X-Request-Id", request(c))
+	}
 	if k.status == 500 {
 		a.cfg.Log.Error("request failed", "request", request(c), "trace", trace(c), "method", c.Method(), "path", c.Path(), "error", err)
 	}
@@ -178,11 +195,7 @@ func (a *API) fail(c *fiber.Ctx, err error) error {
 
 // describeProblem explains a type URI.
 func describeProblem(c *fiber.Ctx) error {
-	kinds := []kind{malformed(), invalidKind(), internal()}
-	for _, m := range mappings() {
-		kinds = append(kinds, m.kind)
-	}
-	for _, k := range kinds {
+	for _, k := range kinds() {
 		if k.name == c.Params("name") {
 			c.Set("Content-Type", "text/plain; charset=utf-8")
 			return c.SendString(k.title + " (" + strconv.Itoa(k.status) + ")\n\n" + k.advice + "\n")

@@ -91,6 +91,12 @@ func (s Sale) OpenAt(t time.Time) bool {
 	return s.Status == Open && !t.Before(s.OpensAt) && t.Before(s.EndsAt)
 }
 
+// MayOpenAt reports whether an operator could make the sale sell at this time: it is in its hours,
+// and has not been ended.
+func (s Sale) MayOpenAt(now time.Time) bool {
+	return s.Status != Ended && !now.Before(s.OpensAt) && now.Before(s.EndsAt)
+}
+
 // Item is a sale item with the state of its stock.
 type Item struct {
 	SKU       string

@@ -2,19 +2,18 @@ package inventorytest
 
 import (
 	"errors"
-	"fmt"
-	"slices"
-	"sync"
-	"sync/atomic"
-	"testing"
-	"time"
-
 	"flashsale/audit"
 	"flashsale/id"
 	"flashsale/inventory"
 	"flashsale/money"
 	"flashsale/reservation"
 	"flashsale/transport"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
 )
 
 // Ledger is what the suite exercises.
@@ -382,7 +381,8 @@ func ledgerMoves(t *testing.T, b *book) {
 	}
 	// Two moves of one reservation in one group happen in order.
 	as, err := b.Move(t.Context(), []inventory.Move{
-		{Kind: reservation.MovePay, Reservation: mine.ID, Payment: pay}, {Kind: reservation.MoveCapture, Reservation: mine.ID, Payment: pay},
+		{Kind: reservation.MovePay, Reservation: mine.ID, Payment: pay},
+		{Kind: reservation.MoveCapture, Reservation: mine.ID, Payment: pay},
 		{Kind: reservation.MoveCancel, Reservation: mine.ID},
 	})
 	must(t, err)

@@ -1,13 +1,12 @@
 package pgledger_test
 
 import (
-	"testing"
-	"time"
-
 	"flashsale/database/postgres"
 	"flashsale/inventory/inventorytest"
 	"flashsale/inventory/pgledger"
 	"flashsale/testenv"
+	"testing"
+	"time"
 )
 
 func TestLedger(t *testing.T) {

@@ -1,14 +1,13 @@
 package sqliteledger_test
 
 import (
+	"flashsale/database/sqlite"
+	"flashsale/inventory/inventorytest"
+	"flashsale/inventory/sqliteledger"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"flashsale/database/sqlite"
-	"flashsale/inventory/inventorytest"
-	"flashsale/inventory/sqliteledger"
 )
 
 func TestLedger(t *testing.T) {
