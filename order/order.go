@@ -77,7 +77,7 @@ type Store interface {
 	// Find returns an order, or ErrNotFound.
 	Find(ctx context.Context, order id.ID) (Order, error)
 	// List returns a shopper's orders, the newest first (by creation, then id), after the cursor;
-	// a zero cursor starts from the newest.
+	// a zero cursor starts from the newest, a limit below 1 returns none.
 	List(ctx context.Context, user id.ID, after Cursor, limit int) ([]Order, error)
 }
 
@@ -109,7 +109,7 @@ const MaxCartItems = 50
 
 // Carts keeps carts.
 type Carts interface {
-	// Create stores a new cart.
+	// Create stores a new, empty cart.
 	Create(ctx context.Context, c Cart) error
 	// Add adds an item to a cart, or adds its quantity to the line of the same sale and SKU, whose
 	// price becomes the new one. It returns the cart as it then is. ErrNotFound when there is no

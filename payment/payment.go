@@ -72,7 +72,7 @@ type Store interface {
 	// ForOrder returns the payments of an order, the oldest first.
 	ForOrder(ctx context.Context, order id.ID) ([]Payment, error)
 	// Stuck returns up to limit payments that have been in one of the states for longer than age,
-	// the oldest first.
+	// the oldest first. A limit below 1 returns none.
 	Stuck(ctx context.Context, states []State, age time.Duration, limit int) ([]Payment, error)
 }
 

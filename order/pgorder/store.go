@@ -194,7 +194,7 @@ func (s *Store) Find(ctx context.Context, oid id.ID) (order.Order, error) {
 
 // List implements order.Store.
 func (s *Store) List(ctx context.Context, user id.ID, after order.Cursor, limit int) ([]order.Order, error) {
-	query, args := selectOrders+` WHERE user_id = $1`, []any{user, limit}
+	query, args := selectOrders+` WHERE user_id = $1`, []any{user, max(limit, 0)}
 	if (after != order.Cursor{}) {
 		query += ` AND (created_at, id) < ($3, $4)`
 		args = append(args, after.CreatedAt, after.ID)

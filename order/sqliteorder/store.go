@@ -124,7 +124,7 @@ func (s *Store) List(ctx context.Context, user id.ID, after order.Cursor, limit 
 		query += ` AND (created_at, id) < (?, ?)`
 		args = append(args, sqlite.Micros(after.CreatedAt), after.ID[:])
 	}
-	rows, err := s.db.Read.QueryContext(ctx, query+` ORDER BY created_at DESC, id DESC LIMIT ?`, append(args, limit)...)
+	rows, err := s.db.Read.QueryContext(ctx, query+` ORDER BY created_at DESC, id DESC LIMIT ?`, append(args, max(limit, 0))...) // a negative LIMIT is none at all
 	if err != nil {
 		return nil, fmt.Errorf("order: list: %w", err)
 	}

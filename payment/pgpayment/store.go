@@ -161,7 +161,7 @@ func (s *Store) ForOrder(ctx context.Context, order id.ID) ([]payment.Payment, e
 // Stuck implements payment.Store.
 func (s *Store) Stuck(ctx context.Context, states []payment.State, age time.Duration, limit int) ([]payment.Payment, error) {
 	out, err := s.list(ctx, selectPayments+` WHERE state = ANY($1::text[]) AND updated_at <= now() - make_interval(secs => $2) ORDER BY updated_at, id LIMIT $3`,
-		states, age.Seconds(), limit)
+		states, age.Seconds(), max(limit, 0))
 	if err != nil {
 		return nil, fmt.Errorf("payment: stuck: %w", err)
 	}

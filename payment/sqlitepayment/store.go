@@ -72,7 +72,7 @@ func (s *Store) list(ctx context.Context, query string, args ...any) ([]payment.
 // Begin implements payment.Store.
 func (s *Store) Begin(ctx context.Context, p payment.Payment) (now payment.Payment, created bool, err error) {
 	err = s.db.Tx(ctx, func(tx *sql.Tx) error {
-		p.State, p.CreatedAt = payment.Requested, s.now()
+		p.State, p.Reason, p.ProviderRef, p.CreatedAt = payment.Requested, "", "", s.now()
 		p.UpdatedAt = p.CreatedAt
 		done, err := tx.ExecContext(ctx, `INSERT INTO payment (id, order_id, user_id, amount, currency, method, fingerprint, state, reason, provider_ref, trace, created_at, updated_at)
 			VALUES (?,?,?,?,?,?,?,?,'','',?,?,?) ON CONFLICT DO NOTHING`,
@@ -169,7 +169,7 @@ func (s *Store) Stuck(ctx context.Context, states []payment.State, age time.Dura
 		args = append(args, string(v))
 	}
 	marks := strings.TrimSuffix(strings.Repeat("?,", len(states)), ",")
-	out, err := s.list(ctx, selectPayments+` WHERE updated_at <= ? AND state IN (`+marks+`) ORDER BY updated_at, id LIMIT ?`, append(args, limit)...)
+	out, err := s.list(ctx, selectPayments+` WHERE updated_at <= ? AND state IN (`+marks+`) ORDER BY updated_at, id LIMIT ?`, append(args, max(limit, 0))...) // a negative LIMIT is none at all
 	if err != nil {
 		return nil, fmt.Errorf("payment: stuck: %w", err)
 	}
