@@ -23,15 +23,17 @@ type Admission struct {
 	gate    inventory.Gate
 	sales   *saleCache
 	clock   func() time.Time
+	wait    func(context.Context, time.Duration) error
 	pending time.Duration
 	log     *slog.Logger
 }
 
-// NewAdmission returns an Admission. pending is how long a take may stay undecided before the
-// reaper asks the ledger about it; fresh is how old the sale's terms may be.
-func NewAdmission(gate inventory.Gate, sales SaleReader, clock func() time.Time, pending, fresh time.Duration, log *slog.Logger) *Admission {
+// NewAdmission returns an Admission. wait sleeps, or returns the context's error; pending is how long
+// a take may stay undecided before the reaper asks the ledger about it; fresh is how old the sale's
+// terms may be.
+func NewAdmission(gate inventory.Gate, sales SaleReader, clock func() time.Time, wait func(context.Context, time.Duration) error, pending, fresh time.Duration, log *slog.Logger) *Admission {
 	return &Admission{
-		gate: gate, sales: newSaleCache(sales, clock, fresh), clock: clock, pending: pending, log: log,
+		gate: gate, sales: newSaleCache(sales, clock, fresh), clock: clock, wait: wait, pending: pending, log: log,
 	}
 }
 
@@ -73,10 +75,8 @@ func (a *Admission) Admit(ctx context.Context, req reservation.Request, seen mon
 		if !stale || attempt+1 == admitAttempts {
 			return inventory.Claim{}, err
 		}
-		select {
-		case <-ctx.Done():
+		if a.wait(ctx, time.Duration(attempt+1)*20*time.Millisecond) != nil {
 			return inventory.Claim{}, err
-		case <-time.After(time.Duration(attempt+1) * 20 * time.Millisecond):
 		}
 	}
 }

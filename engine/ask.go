@@ -15,6 +15,13 @@ type byID struct {
 	ID id.ID `json:"id"`
 }
 
+// byShopper asks about a shopper and a sale item.
+type byShopper struct {
+	Sale id.ID  `json:"sale"`
+	SKU  string `json:"sku"`
+	User id.ID  `json:"user"`
+}
+
 // answer decodes a question's argument, has it answered, and encodes the answer.
 func answer[A, R any](ctx context.Context, q transport.Question, f func(context.Context, A) (R, error)) (json.RawMessage, error) {
 	var a A
@@ -55,6 +62,11 @@ func (r RemoteInventory) Sale(ctx context.Context, sale id.ID) (inventory.Sale, 
 		err = inventory.ErrUnknownSale
 	}
 	return s, err
+}
+
+// Bound implements ReservationReader.
+func (r RemoteInventory) Bound(ctx context.Context, item inventory.ItemID, user id.ID) (int, error) {
+	return ask[int](ctx, r.To, transport.Inventory, askBound, byShopper{Sale: item.Sale, SKU: item.SKU, User: user})
 }
 
 // Find implements ReservationReader.

@@ -99,9 +99,19 @@ func (s *Inventory) decide(ctx context.Context, e transport.Envelope) ([]transpo
 			}
 			refusal = reservation.ErrOverloaded
 			if attempt < retakes {
-				claim, refusal = s.admission.Admit(ctx, claim.Request, money.Money{}, e.TraceParent)
-				if refusal == nil {
+				var again inventory.Claim
+				if again, refusal = s.admission.Admit(ctx, claim.Request, money.Money{}, e.TraceParent); refusal == nil {
+					claim = again
 					continue
+				}
+				row, undecided, err := doubt(ctx, s.ledger, claim.Request, refusal)
+				switch {
+				case err != nil:
+					return nil, shed(err)
+				case row != nil: // decided by another delivery: the ledger says how
+					continue
+				case undecided:
+					refusal = reservation.ErrOverloaded
 				}
 			}
 		}
@@ -294,6 +304,7 @@ func (s *Inventory) Expirer(ctx context.Context, flow *Flow, interval time.Durat
 // The questions that inventory answers.
 const (
 	askReservation = "inventory.reservation"
+	askBound       = "inventory.bound"
 	askSale        = "inventory.sale"
 )
 
@@ -307,6 +318,10 @@ func (s *Inventory) Answer(ctx context.Context, q transport.Question) (json.RawM
 				return inventory.ReservationData{}, nil // the zero reservation says "none"
 			}
 			return inventory.Data(r), err
+		})
+	case askBound:
+		return answer(ctx, q, func(ctx context.Context, a byShopper) (int, error) {
+			return s.ledger.Bound(ctx, inventory.ItemID{Sale: a.Sale, SKU: a.SKU}, a.User)
 		})
 	case askSale:
 		return answer(ctx, q, func(ctx context.Context, a byID) (inventory.Sale, error) {

@@ -16,6 +16,8 @@ import (
 // service. It returns reservation.ErrNotFound when there is none.
 type ReservationReader interface {
 	Find(ctx context.Context, reservation id.ID) (reservation.Reservation, error)
+	// Bound returns how many units of an item a shopper has in the ledger.
+	Bound(ctx context.Context, item inventory.ItemID, user id.ID) (int, error)
 }
 
 // Reservations are the reservation service's use cases: reserve, cancel, status.
@@ -87,26 +89,47 @@ func outcome(receipt transport.Receipt, yes, no string) (Outcome, error) {
 	return Outcome{}, reservation.ErrUncertain
 }
 
-// replay answers a refused shopper who may be repeating a request that won. Only somebody whom the
-// gate remembers with units is looked up, so losers never reach the ledger.
-func (r *Reservations) replay(ctx context.Context, req reservation.Request, refusal error) (Outcome, error) {
+// doubt looks again at a refusal by the gate when the gate remembers the shopper with units: they
+// may be those of this very request, sent before. It returns the request's row if there is one, or
+// whether units of the shopper are on their way to the ledger. Losers have none, so they never reach
+// the ledger.
+func doubt(ctx context.Context, read ReservationReader, req reservation.Request, refusal error) (row *reservation.Reservation, undecided bool, err error) {
 	var known refused
 	if !errors.As(refusal, &known) || known.had == 0 {
-		return Outcome{}, plain(refusal)
+		return nil, false, nil
 	}
-	row, err := r.read.Find(ctx, req.ID())
+	// In this order: what is committed between the two reads is seen by the second.
+	bound, err := read.Bound(ctx, inventory.ItemID{Sale: req.Sale, SKU: req.SKU}, req.User)
+	if err != nil {
+		return nil, false, err
+	}
+	r, err := read.Find(ctx, req.ID())
 	switch {
 	case errors.Is(err, reservation.ErrNotFound):
-		return Outcome{}, plain(refusal)
+		return nil, known.had > bound, nil
+	case err != nil:
+		return nil, false, err
+	}
+	return &r, false, nil
+}
+
+// replay answers a refused shopper who may be repeating a request that won, or that is not decided.
+func (r *Reservations) replay(ctx context.Context, req reservation.Request, refusal error) (Outcome, error) {
+	row, undecided, err := doubt(ctx, r.read, req, refusal)
+	switch {
 	case err != nil:
 		r.log.WarnContext(ctx, "a repeated request cannot be looked up", "reservation", req.ID(), "error", err)
 		return Outcome{}, reservation.ErrOverloaded
+	case undecided:
+		return Outcome{}, reservation.ErrInFlight
+	case row == nil:
+		return Outcome{}, plain(refusal)
 	case row.Sale != req.Sale || row.SKU != req.SKU || row.Quantity != req.Quantity || row.Cart != req.Cart:
 		return Outcome{}, reservation.ErrKeyReused
 	case row.State == reservation.Refused:
 		return Outcome{}, reservation.Refusal(row.Reason)
 	}
-	return Outcome{Reservation: row, Decided: true, Replayed: true}, nil
+	return Outcome{Reservation: *row, Decided: true, Replayed: true}, nil
 }
 
 // plain takes the refusal out of its wrapping.

@@ -25,6 +25,9 @@ type Ledger interface {
 	Refuse(ctx context.Context, refusals []Refusal) ([]reservation.Reservation, error)
 	// Find returns a reservation, or reservation.ErrNotFound.
 	Find(ctx context.Context, reservation id.ID) (reservation.Reservation, error)
+	// Bound returns how many units of an item a shopper has in reservations that are held, paying or
+	// paid: what the limit counts.
+	Bound(ctx context.Context, item ItemID, user id.ID) (int, error)
 	// Due returns up to limit held reservations whose hold is over by the ledger's clock, the
 	// oldest first.
 	Due(ctx context.Context, limit int) ([]id.ID, error)

@@ -3,6 +3,7 @@ package testenv
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -81,13 +82,27 @@ func (r *RedisServer) Kill() {
 	r.cmd = nil
 }
 
-// FreePort returns a TCP port of 127.0.0.1 that nobody listens on at the moment.
+// FreePort returns a TCP port of 127.0.0.1 that nobody listens on, and that no other test is given
+// until this one ends: the UDP port of the same number is kept meanwhile. The range is below the one
+// that systems take for outgoing connections, which would steal a port between two listeners.
 func FreePort(t testing.TB) int {
 	t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		port := 15_000 + rand.IntN(17_000)
+		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+		claim, err := (&net.ListenConfig{}).ListenPacket(t.Context(), "udp", addr)
+		if err != nil {
+			continue
+		}
+		l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", addr)
+		if err != nil {
+			_ = claim.Close()
+			continue
+		}
+		_ = l.Close()
+		t.Cleanup(func() { _ = claim.Close() })
+		return port
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatal("no free port from 15000 to 31999")
+	return 0
 }

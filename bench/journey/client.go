@@ -21,13 +21,16 @@ type client struct {
 	base  string
 	token string
 	note  func(step string, d time.Duration, status int)
+	// reconnect is how long a request whose connection failed is repeated.
+	reconnect time.Duration
 }
 
 // reply is an answer of the API.
 type reply struct {
-	status int
-	header http.Header
-	body   []byte
+	status   int
+	header   http.Header
+	body     []byte
+	repeated bool // an answer to the same request may have been lost before
 }
 
 // problem is the part of an RFC 9457 answer that the crowd reads.
@@ -90,15 +93,28 @@ func (c *client) do(ctx context.Context, step, method, path, key string, body an
 }
 
 // patient repeats a request that was shed (503) or not yet decided (409 in-flight), as Retry-After
-// says, for a bounded number of times. The key makes repeating safe.
+// says, for a bounded number of times, and one whose connection failed for as long as reconnect
+// says. The key makes repeating safe.
 func (c *client) patient(ctx context.Context, step, method, path, key string, body any) (reply, error) {
+	giveUp := time.Now().Add(c.reconnect)
+	repeated := false
 	for attempt := 0; ; attempt++ {
 		r, err := c.do(ctx, step, method, path, key, body)
-		busy := err == nil && (r.status == http.StatusServiceUnavailable || r.status == http.StatusConflict && r.problem().is("in-flight"))
-		if !busy || attempt == 20 {
-			return r, err
+		r.repeated = repeated
+		wait := r.retryAfter(100 * time.Millisecond)
+		switch {
+		case err != nil:
+			if repeated = true; !time.Now().Before(giveUp) {
+				return r, err
+			}
+		case r.status == http.StatusServiceUnavailable || r.status == http.StatusConflict && r.problem().is("in-flight"):
+			if attempt >= 20 {
+				return r, nil
+			}
+		default:
+			return r, nil
 		}
-		if err := pause(ctx, r.retryAfter(100*time.Millisecond)); err != nil {
+		if err := pause(ctx, wait); err != nil {
 			return r, err
 		}
 	}
@@ -165,7 +181,7 @@ func (c *client) until(ctx context.Context, step, path string, bound time.Durati
 			if done || lerr != nil {
 				return lerr
 			}
-		} else if err != nil && ctx.Err() == nil {
+		} else if err != nil && ctx.Err() == nil && c.reconnect == 0 {
 			return err
 		}
 		if pause(ctx, wait) != nil {

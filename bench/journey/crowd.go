@@ -29,6 +29,7 @@ type Crowd struct {
 	Client       *http.Client
 	Decide       time.Duration // how long a decision or confirmation may take
 	GiveUpOnHeld time.Duration // how long a shopper waits for units that others hold
+	Reconnect    time.Duration // how long a request whose connection failed is repeated; 0 for not at all
 }
 
 // Result is what the crowd saw.
@@ -109,7 +110,7 @@ func (r *Run) Progress() Progress {
 }
 
 func (r *Run) person(token string) *client {
-	return &client{http: r.crowd.Client, base: r.crowd.Base, token: token, note: r.note}
+	return &client{http: r.crowd.Client, base: r.crowd.Base, token: token, note: r.note, reconnect: r.crowd.Reconnect}
 }
 
 func (r *Run) note(step string, d time.Duration, _ int) {
@@ -210,13 +211,14 @@ func (r *Run) shop(ctx context.Context, n int) (ending, error) {
 	rng := rand.New(rand.NewPCG(r.crowd.Seed, uint64(n)))
 	me := r.person("")
 	who := map[string]string{"email": fmt.Sprintf("shopper-%d-%d@example.com", r.crowd.Seed, n), "password": "correct horse " + strconv.Itoa(n)}
-	if a, err := me.patient(ctx, "register", http.MethodPost, "/api/v1/auth/register", "", who); err != nil || a.status != http.StatusCreated {
+	a, err := me.patient(ctx, "register", http.MethodPost, "/api/v1/auth/register", "", who)
+	if done := err == nil && (a.status == http.StatusCreated || a.repeated && a.problem().is("email-taken")); !done {
 		return failed, orSurprise(err, a, "register")
 	}
 	var tokens struct {
 		Access string `json:"access_token"`
 	}
-	a, err := me.patient(ctx, "login", http.MethodPost, "/api/v1/auth/login", "", who)
+	a, err = me.patient(ctx, "login", http.MethodPost, "/api/v1/auth/login", "", who)
 	if err == nil {
 		err = a.into("login", &tokens, http.StatusOK)
 	}
@@ -402,7 +404,7 @@ func (r *Run) pay(ctx context.Context, me *client, n int, order string) (ending,
 // there with the quantity that was promised.
 func (r *Run) Verify(ctx context.Context) (lost int, err error) {
 	for _, a := range r.acks {
-		c := client{http: r.crowd.Client, base: r.crowd.Base, token: a.token}
+		c := client{http: r.crowd.Client, base: r.crowd.Base, token: a.token, reconnect: r.crowd.Reconnect}
 		got, err := c.patient(ctx, "verify", http.MethodGet, "/api/v1/reservations/"+a.id, "", nil)
 		if err != nil {
 			return lost, err

@@ -252,7 +252,7 @@ func (a *app) holdReader() engine.ReservationReader {
 }
 
 func (a *app) admission() *engine.Admission {
-	return engine.NewAdmission(a.gate, a.saleReader(), a.clock, a.cfg.PendingFor, termsAge, a.log)
+	return engine.NewAdmission(a.gate, a.saleReader(), a.clock, sleep, a.cfg.PendingFor, termsAge, a.log)
 }
 
 func (a *app) addInventory(ctx context.Context) error {

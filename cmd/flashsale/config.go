@@ -298,6 +298,9 @@ func (c *Config) validate() error {
 	if c.PaymentLatency < 0 {
 		bad("payment-latency is %s; set zero or more", c.PaymentLatency)
 	}
+	if c.ProbeAfter <= c.PaymentPatience { // or a charge under way would be voided behind its back
+		bad("probe-after is %s; set more than payment-patience, which is %s", c.ProbeAfter, c.PaymentPatience)
+	}
 	if c.PaymentDeclineRate+c.PaymentTimeoutRate+c.PaymentLostReplyRate > 1 {
 		bad("the payment rates add up to more than 1; lower them")
 	}

@@ -41,7 +41,7 @@ func quick(mode Mode) Config {
 	cfg.Mode, cfg.Listen = mode, "127.0.0.1:0"
 	cfg.OperatorEmail, cfg.OperatorPassword = testOperator, testPassword
 	cfg.PasswordMemory, cfg.PasswordSlots = 64, 4
-	cfg.PaymentLatency, cfg.PaymentPatience, cfg.ProbeAfter = 2*time.Millisecond, 500*time.Millisecond, 400*time.Millisecond
+	cfg.PaymentLatency, cfg.PaymentPatience, cfg.ProbeAfter = 2*time.Millisecond, 400*time.Millisecond, 600*time.Millisecond
 	cfg.ExpireEvery, cfg.KeepEvery = 50*time.Millisecond, 50*time.Millisecond
 	cfg.PendingFor = 2 * time.Second
 	return cfg

@@ -208,6 +208,11 @@ func ledgerRefusals(t *testing.T, b *book) {
 			t.Errorf("claim %d: outcome %s, want %s", i, d.Outcomes[0], outcome)
 		}
 	}
+	for who, want := range map[int]int{1: 2, 2: 0, 3: 1, 9: 0} { // what the limit counts: admitted units only
+		if n, err := b.Bound(t.Context(), item, user(who)); err != nil || n != want {
+			t.Errorf("shopper %d has %d bound, %v; want %d", who, n, err, want)
+		}
+	}
 	b.wantBucket(item, 0, 4, 4, 0, 0)
 	// A refused take has a tombstone: the same delivery again is refused for good, whatever has changed.
 	r, err := b.Find(t.Context(), claims[0].Request.ID())

@@ -224,6 +224,16 @@ func collect[T any](results pgx.BatchResults, scan pgx.RowToFunc[T]) ([]T, error
 	return pgx.CollectRows(rows, scan)
 }
 
+// Bound implements inventory.Ledger.
+func (l *Ledger) Bound(ctx context.Context, item inventory.ItemID, user id.ID) (int, error) {
+	var n int
+	err := l.pool.QueryRow(ctx, `SELECT qty FROM allowance WHERE sale = $1 AND sku = $2 AND user_id = $3`, item.Sale, item.SKU, user).Scan(&n)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return 0, fmt.Errorf("ledger: bound: %w", err)
+	}
+	return n, nil
+}
+
 // Find implements inventory.Ledger.
 func (l *Ledger) Find(ctx context.Context, rid id.ID) (reservation.Reservation, error) {
 	rows, err := l.pool.Query(ctx, selectReservations+` WHERE id = $1`, rid)

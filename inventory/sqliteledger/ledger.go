@@ -128,9 +128,8 @@ func (l *Ledger) admit(ctx context.Context, tx *sql.Tx, c inventory.Claim, rid i
 		return refused(reservation.ErrSaleNotOpen)
 	}
 	// Before the units, as in the gate: a limit is final, and a shortage may pass.
-	var has int
-	err := tx.QueryRowContext(ctx, `SELECT qty FROM allowance WHERE sale = ? AND sku = ? AND user_id = ?`, req.Sale[:], req.SKU, req.User[:]).Scan(&has)
-	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+	has, err := bound(ctx, tx, inventory.ItemID{Sale: req.Sale, SKU: req.SKU}, req.User)
+	if err != nil {
 		return inventory.Decision{}, err
 	}
 	if sale.Limit > 0 && has+req.Quantity > sale.Limit {

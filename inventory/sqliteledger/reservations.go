@@ -54,6 +54,23 @@ func (l *Ledger) Find(ctx context.Context, rid id.ID) (reservation.Reservation, 
 	return r, err
 }
 
+// Bound implements inventory.Ledger.
+func (l *Ledger) Bound(ctx context.Context, item inventory.ItemID, user id.ID) (int, error) {
+	n, err := bound(ctx, l.db.Read, item, user)
+	if err != nil {
+		return 0, fmt.Errorf("ledger: bound: %w", err)
+	}
+	return n, nil
+}
+
+func bound(ctx context.Context, q querier, item inventory.ItemID, user id.ID) (n int, err error) {
+	err = q.QueryRowContext(ctx, `SELECT qty FROM allowance WHERE sale = ? AND sku = ? AND user_id = ?`, item.Sale[:], item.SKU, user[:]).Scan(&n)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = nil
+	}
+	return n, err
+}
+
 // Due implements inventory.Ledger.
 func (l *Ledger) Due(ctx context.Context, limit int) ([]id.ID, error) {
 	rows, err := l.db.Read.QueryContext(ctx, `SELECT id FROM reservation WHERE state = 'held' AND expires_at <= ? ORDER BY expires_at LIMIT ?`,

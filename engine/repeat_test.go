@@ -1,0 +1,162 @@
+package engine_test
+
+import (
+	"context"
+	"errors"
+	"flashsale/database/sqlite"
+	"flashsale/engine"
+	"flashsale/id"
+	"flashsale/inventory"
+	"flashsale/inventory/memstock"
+	"flashsale/inventory/sqliteledger"
+	"flashsale/money"
+	"flashsale/reservation"
+	"flashsale/transport"
+	"flashsale/transport/inproc"
+	"log/slog"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// desk is a gate, a ledger and the use cases over them, with one sale of one unit per shopper.
+type desk struct {
+	t         *testing.T
+	ledger    *sqliteledger.Ledger
+	gate      *memstock.Gate
+	keeper    *engine.Keeper
+	admission *engine.Admission
+	inventory *engine.Inventory
+	reserve   *engine.Reservations
+	item      inventory.ItemID
+}
+
+func openDesk(t *testing.T, stock int64, shards, limit int) *desk {
+	t.Helper()
+	db, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "inventory.db"))
+	must(t, err)
+	t.Cleanup(func() { _ = db.Close() })
+	must(t, sqlite.Migrate(t.Context(), db, sqliteledger.Migrations))
+	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelError}))
+	d := &desk{t: t, ledger: sqliteledger.New(db, time.Now), gate: memstock.New(shards), item: inventory.ItemID{Sale: id.Derive("sale"), SKU: "A"}}
+	now := time.Now()
+	must(t, d.ledger.Provision(t.Context(), inventory.Provision{Shards: shards, Sale: inventory.Sale{
+		ID: d.item.Sale, Status: inventory.Open, OpensAt: now.Add(-time.Hour), EndsAt: now.Add(time.Hour), Limit: limit, HoldFor: time.Minute, Revision: 1,
+		Items: []inventory.Item{{SKU: "A", UnitPrice: money.Money{Amount: 100, Currency: "EUR"}, Total: stock}},
+	}}))
+	d.keeper = engine.NewKeeper(d.gate, d.ledger, time.Now, log)
+	must(t, d.keeper.RunOnce(t.Context()))
+	d.admission = engine.NewAdmission(d.gate, d.ledger, time.Now, noWait, time.Minute, time.Millisecond, log)
+	d.inventory = engine.NewInventory(d.ledger, d.ledger, d.admission, d.keeper, shards, time.Now, log)
+	t.Cleanup(d.inventory.Close)
+	bus := inproc.New()
+	bus.Handle(transport.Inventory, d.inventory.Handle)
+	bus.Handle(transport.Order, func(context.Context, transport.Envelope) ([]transport.Envelope, error) { return nil, nil })
+	must(t, bus.Start(t.Context()))
+	flow := engine.NewFlow(bus, time.Second, log)
+	d.reserve = engine.NewReservations(d.admission, flow, d.ledger, false, time.Now, log)
+	return d
+}
+
+func noWait(ctx context.Context, _ time.Duration) error { return ctx.Err() }
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (d *desk) request(who, key string) reservation.Request {
+	return reservation.Request{User: id.Derive(who), Key: key, Sale: d.item.Sale, SKU: d.item.SKU, Quantity: 1}
+}
+
+// draw takes the units of a request at the gate, as a process does that then goes no further.
+func (d *desk) draw(req reservation.Request) inventory.Claim {
+	d.t.Helper()
+	claim, err := d.admission.Admit(d.t.Context(), req, money.Money{}, "")
+	must(d.t, err)
+	return claim
+}
+
+// deliver hands a promised claim to the inventory, as a queue does.
+func (d *desk) deliver(c inventory.Claim) (transport.Receipt, error) {
+	e := transport.Repeatable(inventory.EventRequested, transport.Reservation, c.Request.ID(), c.Legs[0].Take.String(), time.Now(), "", inventory.NewClaimData(c, true))
+	events, err := d.inventory.Handle(d.t.Context(), e)
+	return transport.Receipt{Decided: true, Events: events}, err
+}
+
+// TestRepeatedWhileUndecided: a request that is repeated before the ledger has decided the first is
+// told so; it is not refused because of its own units.
+func TestRepeatedWhileUndecided(t *testing.T) {
+	t.Parallel()
+	for name, setting := range map[string]struct {
+		stock int64
+		limit int
+		final error // of another request of the shopper, once the first is decided
+	}{
+		"at the limit":     {stock: 5, limit: 1, final: reservation.ErrLimitReached},
+		"at the last unit": {stock: 1, limit: 0, final: reservation.ErrHeldOut},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := openDesk(t, setting.stock, 1, setting.limit)
+			mine, other := d.request("ann", "k"), d.request("ann", "another")
+			claim := d.draw(mine)
+			for _, req := range []reservation.Request{mine, other} {
+				if _, err := d.reserve.Reserve(t.Context(), req, money.Money{}, ""); !errors.Is(err, reservation.ErrInFlight) {
+					t.Errorf("%s while the first is undecided: %v", req.Key, err)
+				}
+			}
+			_, err := d.deliver(claim)
+			must(t, err)
+			out, err := d.reserve.Reserve(t.Context(), mine, money.Money{}, "")
+			if err != nil || !out.Replayed || out.Reservation.State != reservation.Held {
+				t.Errorf("the same request again: %+v, %v", out, err)
+			}
+			if _, err := d.reserve.Reserve(t.Context(), other, money.Money{}, ""); !errors.Is(err, setting.final) {
+				t.Errorf("another request: %v, want %v", err, setting.final)
+			}
+		})
+	}
+}
+
+// TestPromiseIsNotRefusedByItsTwin: an accepted request lies in the queue while the gate loses its
+// memory; the shopper repeats it and draws again. The first delivery, fenced, must not be refused
+// because the second one's units are in the gate.
+func TestPromiseIsNotRefusedByItsTwin(t *testing.T) {
+	t.Parallel()
+	for name, setting := range map[string]struct {
+		stock int64
+		limit int
+	}{"at the limit": {5, 1}, "at the last unit": {1, 0}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := openDesk(t, setting.stock, 1, setting.limit)
+			req := d.request("ann", "k")
+			first := d.draw(req)
+			b := inventory.BucketID{Item: d.item}
+			row, users, err := d.ledger.Reopen(t.Context(), b)
+			must(t, err)
+			must(t, d.gate.Install(t.Context(), b, inventory.Level{Epoch: row.Epoch, Available: row.Available(), Seq: row.CreditSeq}, users))
+			second := d.draw(req)
+			if _, err := d.deliver(first); !errors.Is(err, transport.ErrOverloaded) {
+				t.Fatalf("the first delivery, with its twin undecided: %v", err)
+			}
+			for _, c := range []inventory.Claim{second, first} {
+				r, err := d.deliver(c)
+				must(t, err)
+				if _, held := r.Find(inventory.EventHeld); !held {
+					t.Errorf("not held: %+v", r.Events)
+				}
+			}
+			must(t, d.keeper.RunOnce(t.Context()))
+			n, err := d.ledger.Bound(t.Context(), d.item, req.User)
+			sale, serr := d.ledger.Sale(t.Context(), d.item.Sale)
+			must(t, errors.Join(err, serr))
+			if free := sale.Items[0].Buckets[0].Available(); n != 1 || free != setting.stock-1 {
+				t.Errorf("bound %d, available %d", n, free)
+			}
+		})
+	}
+}
