@@ -70,18 +70,16 @@ func Parse(s string) (ID, error) {
 	if len(s) != 36 || s[8] != '-' || s[13] != '-' || s[18] != '-' || s[23] != '-' {
 		return v, ErrInvalid
 	}
-	at := 0
-	for i := 0; i < len(s); {
-		if s[i] == '-' {
+	i := 0
+	for at := range v {
+		if i == 8 || i == 13 || i == 18 || i == 23 { // a hyphen anywhere else is not a digit
 			i++
-			continue
 		}
 		hi, lo := nibble(s[i]), nibble(s[i+1])
 		if hi > 15 || lo > 15 {
 			return ID{}, ErrInvalid
 		}
 		v[at] = hi<<4 | lo
-		at++
 		i += 2
 	}
 	return v, nil

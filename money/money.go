@@ -35,10 +35,11 @@ func (m Money) Validate() error {
 
 // Times returns the amount n times. It returns ErrOverflow rather than wrap round.
 func (m Money) Times(n int64) (Money, error) {
-	if n != 0 && (m.Amount > math.MaxInt64/abs(n) || m.Amount < -math.MaxInt64/abs(n)) {
+	product := m.Amount * n
+	if n != 0 && (product/n != m.Amount || n == -1 && m.Amount == math.MinInt64) { // the quotient of that pair wraps too
 		return Money{}, ErrOverflow
 	}
-	return Money{Amount: m.Amount * n, Currency: m.Currency}, nil
+	return Money{Amount: product, Currency: m.Currency}, nil
 }
 
 // Plus returns the sum. It returns ErrMixed or ErrOverflow; the zero Money adds to anything.
@@ -58,10 +59,3 @@ func (m Money) Plus(o Money) (Money, error) {
 
 // String returns the minor units and the currency, for logs and terminals.
 func (m Money) String() string { return fmt.Sprintf("%d %s", m.Amount, m.Currency) }
-
-func abs(n int64) int64 {
-	if n < 0 {
-		return -n
-	}
-	return n
-}

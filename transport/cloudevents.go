@@ -69,7 +69,7 @@ func Unmarshal(b []byte) (Envelope, error) {
 		return bad("type %q, want the prefix %q", c.Type, typePrefix)
 	}
 	source, ok := strings.CutPrefix(c.Source, sourcePrefix)
-	if !ok {
+	if !ok || source == "" {
 		return bad("source %q, want the prefix %q", c.Source, sourcePrefix)
 	}
 	eid, err := id.Parse(c.ID)
@@ -84,8 +84,15 @@ func Unmarshal(b []byte) (Envelope, error) {
 	if err != nil {
 		return bad("time: %w", err)
 	}
+	at = at.UTC()
+	if at.Year() < 0 || at.Year() > 9999 { // could not be written again
+		return bad("time: %q is outside the years 0 to 9999 of UTC", c.Time)
+	}
+	if len(c.Data) == 0 || c.Data[0] != '{' { // null would decode into an empty payload
+		return bad("data is not a JSON object")
+	}
 	return Envelope{
-		ID: eid, Type: kind, Source: Service(source), Subject: subject, Time: at.UTC(),
+		ID: eid, Type: kind, Source: Service(source), Subject: subject, Time: at,
 		TraceParent: c.TraceParent, Data: c.Data,
 	}, nil
 }

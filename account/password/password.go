@@ -45,6 +45,9 @@ func New(memory, slots int) (*Hasher, error) {
 
 // enter waits for a slot, not for ever.
 func (h *Hasher) enter(ctx context.Context) (leave func(), err error) {
+	if ctx.Err() != nil { // a free slot would be taken half of the time
+		return nil, account.ErrBusy
+	}
 	select {
 	case h.waiting <- struct{}{}:
 	default:
@@ -107,7 +110,11 @@ func decode(hash string) (memory, t uint32, p uint8, salt, key []byte, err error
 	if len(parts) != 6 || parts[1] != "argon2id" || parts[2] != fmt.Sprintf("v=%d", argon2.Version) {
 		return 0, 0, 0, nil, nil, bad
 	}
-	if _, err := fmt.Sscanf(parts[3], "m=%d,t=%d,p=%d", &memory, &t, &p); err != nil || memory > 1<<20 || t < 1 || t > 16 || p < 1 {
+	const params = "m=%d,t=%d,p=%d"
+	if _, err := fmt.Sscanf(parts[3], params, &memory, &t, &p); err != nil || memory > 1<<20 || t < 1 || t > 16 || p < 1 {
+		return 0, 0, 0, nil, nil, bad
+	}
+	if parts[3] != fmt.Sprintf(params, memory, t, p) { // Sscanf does not mind what follows
 		return 0, 0, 0, nil, nil, bad
 	}
 	salt, err = base64.RawStdEncoding.DecodeString(parts[4])

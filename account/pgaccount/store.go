@@ -75,15 +75,19 @@ func (s *Store) Grant(ctx context.Context, r account.Refresh) error {
 	return nil
 }
 
-// Rotate implements account.Store. The row is locked, so of two uses at the same time one is second.
+// Rotate implements account.Store. The account is locked before anything is read, so of two uses at
+// the same time one is second: a revocation would otherwise miss the token that a rotation inserts
+// meanwhile. The lock lets logins through, whose tokens only refer to the account.
 func (s *Store) Rotate(ctx context.Context, used [32]byte, next account.Refresh, now time.Time) (account.Refresh, error) {
 	var verdict error
 	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		var expires time.Time
 		var spent, revoked bool
 		var family, user id.ID
-		err := tx.QueryRow(ctx, `SELECT family, account, expires_at, used, revoked FROM refresh WHERE hash = $1 FOR UPDATE`, used[:]).
-			Scan(&family, &user, &expires, &spent, &revoked)
+		err := tx.QueryRow(ctx, `SELECT a.id FROM account a JOIN refresh r ON r.account = a.id WHERE r.hash = $1 FOR NO KEY UPDATE OF a`, used[:]).Scan(&user)
+		if err == nil {
+			err = tx.QueryRow(ctx, `SELECT family, expires_at, used, revoked FROM refresh WHERE hash = $1`, used[:]).Scan(&family, &expires, &spent, &revoked)
+		}
 		switch {
 		case errors.Is(err, pgx.ErrNoRows):
 			verdict = account.ErrTokenInvalid

@@ -59,7 +59,7 @@ func New(secrets []string, ttl time.Duration, clock func() time.Time) (*Tokens, 
 		}
 	}
 	t.parser = jwt.NewParser(jwt.WithValidMethods([]string{"HS256"}), jwt.WithIssuer(issuer), jwt.WithAudience(audience),
-		jwt.WithExpirationRequired(), jwt.WithTimeFunc(clock))
+		jwt.WithExpirationRequired(), jwt.WithTimeFunc(clock), jwt.WithStrictDecoding())
 	return t, nil
 }
 

@@ -4,6 +4,7 @@ package postgres
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -43,11 +44,30 @@ func Open(ctx context.Context, url string, conns int32, patience time.Duration) 
 	return pool, nil
 }
 
-// Migrate brings the schema to the newest of the migrations in files (goose, *.sql).
+// turn makes those that migrate one database at the same time do so one after the other. The
+// server ends the lock with the session, however that ends.
+type turn struct{}
+
+const turnKey = 0x666c617368 // any number that is always the same
+
+// SessionLock implements goose's SessionLocker.
+func (turn) SessionLock(ctx context.Context, c *sql.Conn) error {
+	_, err := c.ExecContext(ctx, `SELECT pg_advisory_lock($1)`, int64(turnKey))
+	return err
+}
+
+// SessionUnlock implements goose's SessionLocker.
+func (turn) SessionUnlock(ctx context.Context, c *sql.Conn) error {
+	_, err := c.ExecContext(ctx, `SELECT pg_advisory_unlock($1)`, int64(turnKey))
+	return err
+}
+
+// Migrate brings the schema to the newest of the migrations in files (goose, *.sql). Several may
+// call it at the same time.
 func Migrate(ctx context.Context, pool *pgxpool.Pool, files fs.FS) error {
 	db := stdlib.OpenDBFromPool(pool)
 	defer func() { _ = db.Close() }()
-	p, err := goose.NewProvider(goose.DialectPostgres, db, files)
+	p, err := goose.NewProvider(goose.DialectPostgres, db, files, goose.WithSessionLocker(turn{}))
 	if err != nil {
 		return fmt.Errorf("postgres: migrations: %w", err)
 	}
