@@ -2,15 +2,21 @@ package main
 
 import (
 	"context"
+	"errors"
+	"flashsale/bench/journey"
+	"flashsale/id"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 )
 
 func serveCommand() *cobra.Command {
 	cfg := defaults()
+	var sample bool
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run services until told to stop",
@@ -19,7 +25,7 @@ embedded default: in-memory gate, SQLite files and queue in --data, which surviv
 With DATABASE_URL, REDIS_URLS and (for async) AMQP_URL it runs on real servers; run flashsale migrate first.
 
 SIGINT or SIGTERM stops it gracefully: /readyz fails at once, what was accepted is finished.`,
-		Example: `  flashsale serve
+		Example: `  flashsale serve --sample
   flashsale serve --mode=async --data /var/lib/flashsale --listen 127.0.0.1:9000
   DATABASE_URL='postgres://flash:secret@db:5432/{database}' REDIS_URLS=redis://r1:6379,redis://r2:6379 \
     TOKEN_SECRETS=$(openssl rand -hex 32) flashsale serve --roles=reservation,inventory --internal-listen :9090 \
@@ -29,10 +35,11 @@ SIGINT or SIGTERM stops it gracefully: /readyz fails at once, what was accepted 
 			if err := cfg.read(cmd.Flags()); err != nil {
 				return err
 			}
-			return serve(cmd.Context(), cfg, logger(cfg))
+			return serve(cmd.Context(), cfg, sample, logger(cfg))
 		},
 	}
 	cfg.bind(cmd.Flags())
+	cmd.Flags().BoolVar(&sample, "sample", false, "if there is no sale yet, open a sample sale of 100 units")
 	return cmd
 }
 
@@ -46,13 +53,16 @@ func logger(cfg Config) *slog.Logger {
 	return slog.New(slog.NewTextHandler(os.Stderr, opts))
 }
 
-func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
+func serve(ctx context.Context, cfg Config, sample bool, log *slog.Logger) error {
 	log.Info("configuration", cfg.redacted()...)
 	a, err := start(ctx, cfg, log)
 	if err != nil {
 		return err
 	}
 	log.Info("serving", "url", a.url(), "mode", cfg.Mode, "roles", cfg.Roles)
+	if sample {
+		a.note(a.openSample(ctx))
+	}
 	var failed error
 	select {
 	case <-ctx.Done():
@@ -67,4 +77,27 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 	}
 	log.Info("stopped")
 	return failed
+}
+
+// openSample puts something on sale, as the operator and over the API, unless there is a sale.
+func (a *app) openSample(ctx context.Context) error {
+	if a.catalog == nil || a.accounts == nil || a.cfg.OperatorPassword == "" {
+		return errors.New("--sample needs the roles catalog and account in this process, and OPERATOR_PASSWORD")
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	sales, _, err := a.catalog.Sales(ctx, id.ID{}, 1)
+	if err != nil || len(sales) > 0 {
+		return err
+	}
+	client := &http.Client{Transport: &http.Transport{}}
+	defer client.CloseIdleConnections()
+	sale, err := journey.OpenSale(ctx, journey.Crowd{
+		Base: a.url(), Operator: a.cfg.OperatorEmail, Password: a.cfg.OperatorPassword, Stock: 100, Limit: 2, Hold: 5 * time.Minute, Client: client,
+	})
+	if err != nil {
+		return fmt.Errorf("sample sale: %w", err)
+	}
+	a.log.Info("a sample sale is open", "sale", sale.ID, "sku", sale.SKU)
+	return nil
 }
