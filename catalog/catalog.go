@@ -118,9 +118,16 @@ type ItemStock struct {
 	Sold      int64  `json:"sold"`
 }
 
-// Stock reads the live stock of a sale.
+// Live is a sale as the ledger enforces it at this moment. A change that was announced but has not
+// arrived there yet does not show.
+type Live struct {
+	Status Status      `json:"status"`
+	Items  []ItemStock `json:"items"`
+}
+
+// Stock reads a sale live.
 type Stock interface {
-	SaleStock(ctx context.Context, sale id.ID) ([]ItemStock, error)
+	SaleStock(ctx context.Context, sale id.ID) (Live, error)
 }
 
 // Cache keeps what was read for a moment. It may forget anything at any time; an error is treated

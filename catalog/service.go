@@ -60,7 +60,7 @@ type Details struct {
 	Offers  []Offer
 }
 
-// SaleView is a sale with its live stock by SKU; nil when it cannot be had.
+// SaleView is a sale with its live status, and its live stock by SKU: nil when it cannot be had.
 type SaleView struct {
 	Sale  Sale
 	Stock map[string]ItemStock
@@ -149,14 +149,15 @@ func (s *Service) Product(ctx context.Context, product id.ID) (Details, bool, er
 	}
 	d := Details{Product: k.Product}
 	for _, sale := range k.Sales {
-		stock, stockHit := s.liveStock(ctx, sale.ID)
-		hit = hit && stockHit
+		live, liveHit := s.live(ctx, sale.ID)
+		hit = hit && liveHit
+		sale.Status = live.statusOr(sale.Status)
 		for _, item := range sale.Items {
 			if item.Product != product {
 				continue
 			}
 			o := Offer{Sale: sale, Item: item}
-			if v, ok := stock[item.SKU]; ok {
+			if v, ok := live.stock[item.SKU]; ok {
 				o.Stock = &v
 			}
 			d.Offers = append(d.Offers, o)
@@ -171,8 +172,9 @@ func (s *Service) Sale(ctx context.Context, sale id.ID) (SaleView, bool, error) 
 	if err != nil {
 		return SaleView{}, false, err
 	}
-	stock, stockHit := s.liveStock(ctx, sale)
-	return SaleView{Sale: v, Stock: stock}, hit && stockHit, nil
+	live, liveHit := s.live(ctx, sale)
+	v.Status = live.statusOr(v.Status)
+	return SaleView{Sale: v, Stock: live.stock}, hit && liveHit, nil
 }
 
 // Sales returns sales, the newest first.
@@ -190,21 +192,32 @@ func (s *Service) Sales(ctx context.Context, before id.ID, limit int) ([]Sale, b
 
 func saleKey(sale id.ID) string { return "sale:" + sale.String() }
 
-// liveStock never fails: what cannot be had is left out.
-func (s *Service) liveStock(ctx context.Context, sale id.ID) (map[string]ItemStock, bool) {
-	m, hit, err := cached(ctx, s, "stock:"+sale.String(), s.ttl.Stock, func(ctx context.Context) (map[string]ItemStock, error) {
-		items, err := s.stock.SaleStock(ctx, sale)
-		m := map[string]ItemStock{}
-		for _, i := range items {
-			m[i.SKU] = i
-		}
-		return m, err
-	})
+// liveSale is what could be had of a sale's live state.
+type liveSale struct {
+	status Status
+	stock  map[string]ItemStock
+}
+
+// statusOr prefers the live status.
+func (l liveSale) statusOr(stored Status) Status {
+	if l.status != "" {
+		return l.status
+	}
+	return stored
+}
+
+// live never fails: what cannot be had is left out.
+func (s *Service) live(ctx context.Context, sale id.ID) (liveSale, bool) {
+	v, hit, err := cached(ctx, s, "stock:"+sale.String(), s.ttl.Stock, func(ctx context.Context) (Live, error) { return s.stock.SaleStock(ctx, sale) })
 	if err != nil {
 		s.log.WarnContext(ctx, "live stock cannot be had; the answer goes without", "sale", sale, "error", err)
-		return nil, false
+		return liveSale{}, false
 	}
-	return m, hit
+	l := liveSale{status: v.Status, stock: make(map[string]ItemStock, len(v.Items))}
+	for _, i := range v.Items {
+		l.stock[i.SKU] = i
+	}
+	return l, hit
 }
 
 // CreateProduct stores a new product. ErrInvalid, ErrSKUTaken.

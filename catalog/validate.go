@@ -6,6 +6,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"golang.org/x/text/unicode/norm"
 )
 
 // Bounds of what operators and shoppers may ask.
@@ -74,6 +76,8 @@ func (s Sale) Validate() error {
 	switch {
 	case s.OpensAt.IsZero() || !s.OpensAt.Before(s.EndsAt):
 		return invalid("ends_at", "comes after opens_at")
+	case s.OpensAt.UTC().Year() < 2000 || s.EndsAt.UTC().Year() > 9999: // JSON has four digits for a year
+		return invalid("opens_at", "and ends_at are in the years 2000 to 9999, UTC")
 	case s.PerUserLimit < 0 || s.PerUserLimit > 1000:
 		return invalid("per_user_limit", "is 0 (none) to 1000")
 	case s.HoldFor < time.Second || s.HoldFor > 24*time.Hour:
@@ -99,9 +103,12 @@ func (s Sale) Validate() error {
 	return nil
 }
 
-// Words splits a query into the lower-case words that are searched for.
+// Words splits a query into the lower-case words that are searched for: letters with their marks,
+// and digits. However an accent is encoded, the word is the same.
 func Words(q string) []string {
-	words := strings.FieldsFunc(strings.ToLower(q), func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) })
+	words := strings.FieldsFunc(norm.NFC.String(strings.ToLower(q)), func(r rune) bool {
+		return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !unicode.IsMark(r)
+	})
 	slices.Sort(words)
 	return slices.Compact(words)
 }

@@ -2,27 +2,32 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"flashsale/catalog"
 	"flashsale/id"
+	"flashsale/inventory"
 )
 
-// LiveStock reads the live stock of a sale from the ledger. It implements catalog.Stock.
+// LiveStock reads status and stock of a sale from the ledger. It implements catalog.Stock.
 type LiveStock struct{ Sales SaleReader }
 
 // SaleStock implements catalog.Stock.
-func (l LiveStock) SaleStock(ctx context.Context, sale id.ID) ([]catalog.ItemStock, error) {
+func (l LiveStock) SaleStock(ctx context.Context, sale id.ID) (catalog.Live, error) {
 	s, err := l.Sales.Sale(ctx, sale)
-	if err != nil {
-		return nil, err
+	if errors.Is(err, inventory.ErrUnknownSale) { // announced, and not there yet
+		return catalog.Live{Status: catalog.Scheduled}, nil
 	}
-	out := make([]catalog.ItemStock, 0, len(s.Items))
+	if err != nil {
+		return catalog.Live{}, err
+	}
+	out := catalog.Live{Status: catalog.Status(s.Status), Items: make([]catalog.ItemStock, 0, len(s.Items))}
 	for _, item := range s.Items {
 		held, sold := item.Sum()
 		var available int64
 		for _, b := range item.Buckets {
 			available += b.Available()
 		}
-		out = append(out, catalog.ItemStock{SKU: item.SKU, Total: item.Total, Available: available, Held: held, Sold: sold})
+		out.Items = append(out.Items, catalog.ItemStock{SKU: item.SKU, Total: item.Total, Available: available, Held: held, Sold: sold})
 	}
 	return out, nil
 }

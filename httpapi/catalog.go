@@ -83,6 +83,9 @@ func listProducts(c *fiber.Ctx, s Catalog, path string, names ...string) error {
 	if len(q["q"]) > 4*catalog.MaxQuery || utf8.RuneCountInString(q["q"]) > catalog.MaxQuery || !utf8.ValidString(q["q"]) {
 		return badBody{"The query parameter q has at most " + strconv.Itoa(catalog.MaxQuery) + " characters of UTF-8."}
 	}
+	if q["q"] != "" && len(f.Words) == 0 { // only punctuation: that begins no word
+		return cachedJSON(c, false, fiber.Map{"products": []productView{}})
+	}
 	var limit int64
 	for name, into := range map[string]*int64{"min_price": &f.MinPrice, "max_price": &f.MaxPrice, "limit": &limit} {
 		if *into, err = wholeNumber(q, name); err != nil {

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // State is where a message stands.
@@ -120,7 +121,7 @@ const (
 	batch       = 50
 	lease       = 2 * time.Minute // longer than a batch may take
 	sendBound   = 2 * time.Second
-	maxAttempts = 8
+	maxAttempts = 16 // a mail server may be away for an hour
 	firstDelay  = time.Second
 	maxDelay    = 10 * time.Minute
 )
@@ -164,7 +165,16 @@ func (w *Worker) send(ctx context.Context, m Message) error {
 	return w.store.Record(ctx, m)
 }
 
-func clip(s string) string { return strings.ToValidUTF8(s[:min(len(s), 300)], "") }
+// clip makes a text that a stranger's server may have written one short line that every store takes:
+// PostgreSQL refuses NUL, and a message that cannot be recorded would be sent for ever.
+func clip(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(s[:min(len(s), 300)], ""))
+}
 
 // PendingBound is how long a message may wait before the audit says so.
 const PendingBound = 30 * time.Minute

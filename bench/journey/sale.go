@@ -60,14 +60,15 @@ func OpenSale(ctx context.Context, c Crowd) (Sale, error) {
 	// The books may open a moment later than the catalogue says: wait for the live stock.
 	err = op.until(ctx, "wait for stock", "/api/v1/sales/"+sale.ID, 15*time.Second, func(a reply) (bool, error) {
 		var now struct {
-			Items []struct {
+			Status string `json:"status"`
+			Items  []struct {
 				Available *int64 `json:"available"`
 			} `json:"items"`
 		}
 		if err := a.into("wait for stock", &now, http.StatusOK); err != nil {
 			return false, err
 		}
-		return len(now.Items) == 1 && now.Items[0].Available != nil && *now.Items[0].Available == c.Stock, nil
+		return now.Status == "open" && len(now.Items) == 1 && now.Items[0].Available != nil && *now.Items[0].Available == c.Stock, nil
 	})
 	return s, err
 }

@@ -90,12 +90,10 @@ func (s *Store) Product(ctx context.Context, product id.ID) (catalog.Product, er
 
 // List implements catalog.Products.
 func (s *Store) List(ctx context.Context, f catalog.Filter) ([]catalog.Product, error) {
-	patterns := []string{}
-	for _, w := range f.Words { // words are letters and digits: no wildcard can be among them
-		patterns = append(patterns, "% "+w+"%")
-	}
-	out, err := list(ctx, s.pool, scanProduct, selectProducts+` WHERE id > $1 AND price >= $2 AND ($3 = 0 OR price <= $3) AND ($4 = '' OR category = $4)
-		AND search LIKE ALL ($5::text[]) ORDER BY id LIMIT $6`, f.After, f.MinPrice, f.MaxPrice, f.Category, patterns, f.Limit)
+	words := append([]string{}, f.Words...) // never NULL
+	out, err := list(ctx, s.pool, scanProduct, selectProducts+` WHERE id > $1 AND price >= $2 AND ($3::bigint = 0 OR price <= $3) AND ($4 = '' OR category = $4)
+		AND NOT EXISTS (SELECT FROM unnest($5::text[]) AS w WHERE strpos(search, ' ' || w) = 0) ORDER BY id LIMIT $6`,
+		f.After, f.MinPrice, f.MaxPrice, f.Category, words, f.Limit)
 	return out, named(err, "list")
 }
 
@@ -246,21 +244,26 @@ func (s *Store) AddStock(ctx context.Context, sid id.ID, sku string, addition id
 				at = i
 			}
 		}
-		switch {
-		case at < 0:
+		if at < 0 {
 			return catalog.ErrNotFound
-		case v.Status == catalog.Ended:
+		}
+		var was int64
+		var when time.Time
+		err = tx.QueryRow(ctx, `SELECT units, at FROM addition WHERE id = $1`, addition).Scan(&was, &when)
+		if err == nil { // a repetition says what was said, also of a sale that has ended since
+			e = catalog.StockEvent(sid, sku, addition, was, when)
+			return nil
+		}
+		if !errors.Is(err, pgx.ErrNoRows) {
+			return err
+		}
+		if v.Status == catalog.Ended {
 			return catalog.ErrEnded
 		}
-		var now time.Time
-		if err := tx.QueryRow(ctx, `SELECT now()`).Scan(&now); err != nil {
+		if err := tx.QueryRow(ctx, `INSERT INTO addition (id, units) VALUES ($1, $2) RETURNING at`, addition, units).Scan(&when); err != nil {
 			return err
 		}
-		e = catalog.StockEvent(sid, sku, addition, units, now)
-		tag, err := tx.Exec(ctx, `INSERT INTO addition (id) VALUES ($1) ON CONFLICT DO NOTHING`, addition)
-		if err != nil || tag.RowsAffected() == 0 {
-			return err
-		}
+		e = catalog.StockEvent(sid, sku, addition, units, when)
 		v.Items[at].Stock += units
 		if _, err := tx.Exec(ctx, `UPDATE sale_item SET stock = stock + $3 WHERE sale = $1 AND sku = $2`, sid, sku, units); err != nil {
 			return err

@@ -24,7 +24,7 @@ func Open(url, prefix string) (*Cache, error) {
 		return nil, fmt.Errorf("cache: the URL is not valid (want redis://host:port/0): %w", err)
 	}
 	opt.DialTimeout, opt.ReadTimeout, opt.WriteTimeout = 200*time.Millisecond, 100*time.Millisecond, 100*time.Millisecond
-	opt.MaxRetries = -1 // a miss is cheaper than a retry
+	opt.MaxRetries, opt.DialerRetries = -1, 1 // a miss is cheaper than a retry
 	return &Cache{client: redis.NewClient(opt), prefix: prefix}, nil
 }
 
@@ -42,11 +42,17 @@ func (c *Cache) Get(ctx context.Context, key string) ([]byte, bool, error) {
 
 // Set implements catalog.Cache.
 func (c *Cache) Set(ctx context.Context, key string, value []byte, ttl time.Duration) error {
+	if ttl < time.Millisecond { // Redis counts milliseconds, and takes none for no end
+		return c.Delete(ctx, key)
+	}
 	return c.client.Set(ctx, c.prefix+key, value, ttl).Err()
 }
 
 // Delete implements catalog.Cache.
 func (c *Cache) Delete(ctx context.Context, keys ...string) error {
+	if len(keys) == 0 {
+		return nil
+	}
 	full := make([]string, len(keys))
 	for i, k := range keys {
 		full[i] = c.prefix + k

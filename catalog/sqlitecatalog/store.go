@@ -113,8 +113,8 @@ func (s *Store) List(ctx context.Context, f catalog.Filter) ([]catalog.Product, 
 	if f.Category != "" {
 		query, args = query+` AND category = ?`, append(args, f.Category)
 	}
-	for _, w := range f.Words { // words are letters and digits: no wildcard can be among them
-		query, args = query+` AND search LIKE ?`, append(args, "% "+w+"%")
+	for _, w := range f.Words {
+		query, args = query+` AND instr(search, ' ' || ?) > 0`, append(args, w)
 	}
 	out := []catalog.Product{}
 	rows, err := s.db.Read.QueryContext(ctx, query+` ORDER BY id LIMIT ?`, append(args, f.Limit)...)
@@ -275,7 +275,7 @@ func (s *Store) SetStatus(ctx context.Context, sid id.ID, to catalog.Status) (ca
 // AddStock implements catalog.Sales.
 func (s *Store) AddStock(ctx context.Context, sid id.ID, sku string, addition id.ID, units int64) (catalog.Sale, transport.Envelope, error) {
 	var v catalog.Sale
-	e := catalog.StockEvent(sid, sku, addition, units, s.now())
+	var e transport.Envelope
 	err := s.db.Tx(ctx, func(tx *sql.Tx) error {
 		var err error
 		if v, err = sale(ctx, tx, sid); err != nil {
@@ -287,24 +287,31 @@ func (s *Store) AddStock(ctx context.Context, sid id.ID, sku string, addition id
 				at = i
 			}
 		}
-		switch {
-		case at < 0:
+		if at < 0 {
 			return catalog.ErrNotFound
-		case v.Status == catalog.Ended:
+		}
+		var was, when int64
+		err = tx.QueryRowContext(ctx, `SELECT units, at FROM addition WHERE id = ?`, addition[:]).Scan(&was, &when)
+		if err == nil { // a repetition says what was said, also of a sale that has ended since
+			e = catalog.StockEvent(sid, sku, addition, was, sqlite.Time(when))
+			return nil
+		}
+		if !errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
+		if v.Status == catalog.Ended {
 			return catalog.ErrEnded
 		}
-		done, err := tx.ExecContext(ctx, `INSERT INTO addition (id, at) VALUES (?,?) ON CONFLICT DO NOTHING`, addition[:], sqlite.Micros(s.now()))
-		if err != nil {
+		now := s.now()
+		if _, err := tx.ExecContext(ctx, `INSERT INTO addition (id, units, at) VALUES (?,?,?)`, addition[:], units, sqlite.Micros(now)); err != nil {
 			return err
 		}
-		if n, err := done.RowsAffected(); err != nil || n == 0 {
-			return err
-		}
+		e = catalog.StockEvent(sid, sku, addition, units, now)
 		v.Items[at].Stock += units
 		if _, err := tx.ExecContext(ctx, `UPDATE sale_item SET stock = stock + ? WHERE sale = ? AND sku = ?`, units, sid[:], sku); err != nil {
 			return err
 		}
-		return sqlite.Enqueue(ctx, tx, s.now(), []transport.Envelope{e})
+		return sqlite.Enqueue(ctx, tx, now, []transport.Envelope{e})
 	})
 	return v, e, named(err, "add stock")
 }

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"flashsale/notification"
 	"fmt"
+	"net"
 	"net/url"
+	"slices"
 	"strconv"
 	"time"
 
@@ -15,8 +17,9 @@ import (
 
 // Channel implements notification.Channel over SMTP.
 type Channel struct {
-	client *mail.Client
-	from   string
+	host string
+	opts []mail.Option
+	from string
 }
 
 // New returns a Channel for smtp://user:password@host:port. TLS is used when the server offers it;
@@ -37,11 +40,10 @@ func New(address, from string) (*Channel, error) {
 		pass, _ := u.User.Password()
 		opts = append(opts, mail.WithTLSPolicy(mail.TLSMandatory), mail.WithSMTPAuth(mail.SMTPAuthAutoDiscover), mail.WithUsername(name), mail.WithPassword(pass))
 	}
-	c, err := mail.NewClient(u.Hostname(), opts...)
-	if err != nil {
+	if _, err := mail.NewClient(u.Hostname(), opts...); err != nil {
 		return nil, fmt.Errorf("mail: %w", err)
 	}
-	return &Channel{client: c, from: from}, nil
+	return &Channel{host: u.Hostname(), opts: opts, from: from}, nil
 }
 
 // Send implements notification.Channel. The Message-ID is the event's, so that a second copy can be
@@ -58,7 +60,15 @@ func (c *Channel) Send(ctx context.Context, m notification.Message) error {
 	msg.SetDateWithValue(m.CreatedAt)
 	msg.Subject(m.Subject)
 	msg.SetBodyString(mail.TypeTextPlain, m.Text)
-	if err := c.client.DialAndSendWithContext(ctx, msg); err != nil {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	opts := append(slices.Clone(c.opts), mail.WithDialContextFunc(dialUntil(ctx)))
+	client, err := mail.NewClient(c.host, opts...)
+	if err != nil {
+		return fmt.Errorf("mail: %w", err)
+	}
+	// Once the server has taken the message, a failed goodbye must not have it sent again.
+	if err := client.DialAndSendWithContext(ctx, msg); err != nil && !msg.IsDelivered() {
 		var sending *mail.SendError
 		if errors.As(err, &sending) && !sending.IsTemp() && sending.ErrorCode() >= 500 {
 			return notification.Undeliverable(fmt.Errorf("mail: %w", err))
@@ -66,4 +76,16 @@ func (c *Channel) Send(ctx context.Context, m notification.Message) error {
 		return fmt.Errorf("mail: %w", err)
 	}
 	return nil
+}
+
+// dialUntil dials connections that are closed when ctx ends: go-mail heeds a context only while it
+// dials, and after that gives every step its own five seconds.
+func dialUntil(ctx context.Context) mail.DialContextFunc {
+	return func(dialing context.Context, network, address string) (net.Conn, error) {
+		conn, err := (&net.Dialer{}).DialContext(dialing, network, address)
+		if err == nil {
+			context.AfterFunc(ctx, func() { _ = conn.Close() })
+		}
+		return conn, err
+	}
 }

@@ -41,7 +41,7 @@ func list(ctx context.Context, q querier, query string, args ...any) ([]notifica
 		return nil, err
 	}
 	defer func() { _ = rows.Close() }()
-	var out []notification.Message
+	out := []notification.Message{}
 	for rows.Next() {
 		var m notification.Message
 		var mid, user []byte
@@ -73,12 +73,14 @@ func (s *Store) Add(ctx context.Context, m notification.Message) error {
 func (s *Store) Lease(ctx context.Context, limit int, lease time.Duration) ([]notification.Message, error) {
 	var out []notification.Message
 	now := s.clock()
+	until := sqlite.Micros(now.Add(lease))
 	err := s.db.Tx(ctx, func(tx *sql.Tx) error {
 		var err error
 		out, err = list(ctx, tx, selectMessages+` WHERE state = 'pending' AND next_at <= ? ORDER BY next_at LIMIT ?`, sqlite.Micros(now), limit)
-		for _, m := range out {
+		for i := range out {
 			if err == nil {
-				_, err = tx.ExecContext(ctx, `UPDATE message SET next_at = ? WHERE id = ?`, sqlite.Micros(now.Add(lease)), m.ID[:])
+				out[i].NextAt = sqlite.Time(until)
+				_, err = tx.ExecContext(ctx, `UPDATE message SET next_at = ? WHERE id = ?`, until, out[i].ID[:])
 			}
 		}
 		return err
