@@ -53,10 +53,11 @@ type Gate interface {
 
 // Level is what the gate knows of one bucket.
 type Level struct {
-	Epoch     int64 // 0: closed
+	Epoch     int64 // 0: closed, or Away
 	Available int64
 	Seq       int64 // the last credit applied
 	Pending   int64 // units of pending takes
+	Away      bool  // the shard cannot be reached, or the gate has none of this number
 }
 
 // Pending is a take that was neither settled nor aborted.
@@ -77,7 +78,8 @@ type Keeper interface {
 	// Credit applies credits in order; each one only if its number is the next and the epoch is the
 	// bucket's. It returns the number of the last credit applied. ErrFenced, ErrClosed.
 	Credit(ctx context.Context, b BucketID, epoch int64, credits []Credit) (int64, error)
-	// Levels returns the levels of buckets, in order; a closed bucket has the zero Level.
+	// Levels returns the levels of buckets, in order; a closed bucket has the zero Level. A shard
+	// that cannot be reached is no error: its buckets are Away.
 	Levels(ctx context.Context, buckets []BucketID) ([]Level, error)
 	// Overdue returns up to limit pending takes of a bucket whose deadline is not after now, the
 	// most overdue first.

@@ -21,6 +21,7 @@ type Ledger interface {
 	inventory.Ledger
 	inventory.Sales
 	inventory.Books
+	inventory.Balance
 	inventory.Auditor
 	transport.Outbox
 }
@@ -51,6 +52,9 @@ func ExerciseLedger(t *testing.T, open func(t *testing.T) LedgerUnderTest) {
 		"a hold that is over":                       ledgerExpiry,
 		"credits are dense":                         ledgerCredits,
 		"stock is added once":                       ledgerAddStock,
+		"units move between buckets":                ledgerTransfer,
+		"a bucket is evacuated":                     ledgerEvacuate,
+		"buckets are added":                         ledgerSpread,
 		"a refused promise is recorded":             ledgerRefuse,
 		"status by revision":                        ledgerStatus,
 		"the outbox has what was said":              ledgerOutbox,

@@ -173,6 +173,9 @@ func (g *Gate) Credit(_ context.Context, b inventory.BucketID, epoch int64, cred
 func (g *Gate) Levels(_ context.Context, buckets []inventory.BucketID) ([]inventory.Level, error) {
 	levels := make([]inventory.Level, len(buckets))
 	for i, b := range buckets {
+		if levels[i].Away = b.Shard >= g.shards; levels[i].Away {
+			continue
+		}
 		k := g.find(b)
 		if k == nil {
 			continue

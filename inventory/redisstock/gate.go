@@ -477,15 +477,22 @@ func (g *Gate) Levels(ctx context.Context, buckets []inventory.BucketID) ([]inve
 	for i, b := range buckets {
 		s, err := g.shard(b)
 		if err != nil {
-			return nil, err
+			out[i].Away = true
+			continue
 		}
 		calls[s] = append(calls[s], call{"level", []string{keysOf(b).meta}, nil})
 		places[s] = append(places[s], i)
 	}
 	for s, cs := range calls {
 		cmds, err := s.run(ctx, g.opts.Timeout, cs)
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
 		if err != nil {
-			return nil, err
+			for _, i := range places[s] {
+				out[i].Away = true
+			}
+			continue
 		}
 		for j, c := range cmds {
 			n, err := c.Int64Slice()
