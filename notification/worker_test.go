@@ -165,10 +165,10 @@ func TestAttemptsAreBounded(t *testing.T) {
 		o.add(1)
 		o.answer = func(string) int { return http.StatusInternalServerError }
 		w := o.worker(jitter)
-		for n := range 7 {
+		for n := range 15 {
 			o.run(w, 1)
 			m := o.messages()[0]
-			full := time.Second << n
+			full := min(time.Second<<n, 10*time.Minute)
 			want := full/2 + time.Duration(jitter*float64(full/2))
 			if m.State != notification.Pending || m.Attempts != n+1 || m.NextAt.Sub(o.now) != want {
 				t.Fatalf("jitter %v, after attempt %d: %+v, wait %s, want %s", jitter, n+1, m, m.NextAt.Sub(o.now), want)
@@ -176,12 +176,12 @@ func TestAttemptsAreBounded(t *testing.T) {
 			o.now = m.NextAt
 		}
 		o.run(w, 1)
-		if m := o.messages()[0]; m.State != notification.Failed || m.Attempts != 8 || m.LastError != "webhook: answered 500" {
+		if m := o.messages()[0]; m.State != notification.Failed || m.Attempts != 16 || m.LastError != "webhook: answered 500" {
 			t.Fatalf("%+v", m)
 		}
 		o.now = o.now.Add(24 * time.Hour)
 		o.run(w, 0)
-		if len(o.got) != 8 {
+		if len(o.got) != 16 {
 			t.Fatalf("sent %d times", len(o.got))
 		}
 	}
