@@ -98,7 +98,7 @@ func run(install bool, command []string) (int, error) {
 // need is a program and where it comes from.
 type need struct {
 	find    func() (string, error)
-	pkg     string // of Debian
+	pkg     string // of Debian; several with spaces
 	what    string
 	instead []string // variables that make it unnecessary
 }
@@ -107,6 +107,7 @@ func needs() []need {
 	return []need{
 		{pgBin, "postgresql", "PostgreSQL 15 or newer", []string{testenv.DatabaseURLVar}},
 		{func() (string, error) { return exec.LookPath("redis-server") }, "redis-server", "Redis 7.0 or newer", nil},
+		{func() (string, error) { return exec.LookPath("gcc") }, "gcc libc6-dev", "a C compiler, which the race detector links with", nil},
 		{rabbitBin, "rabbitmq-server", "RabbitMQ 3.10 or newer", []string{testenv.AMQPURLVar, testenv.RabbitAPIVar}},
 	}
 }
@@ -146,7 +147,7 @@ func require(ctx context.Context, install bool) error {
 	}
 	args := []string{"install", "-y", "-qq", "--no-install-recommends"}
 	for _, n := range missing {
-		args = append(args, n.pkg)
+		args = append(args, strings.Fields(n.pkg)...)
 	}
 	fmt.Println("servers: installing", strings.Join(args[4:], " "))
 	for _, a := range [][]string{{"update", "-qq"}, args} {
