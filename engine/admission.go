@@ -115,12 +115,18 @@ func (a *Admission) draw(ctx context.Context, sale inventory.Sale, item inventor
 	home := inventory.HomeShard(req.User, n)
 	had, free := 0, int64(0)
 	left := make([]int64, n)
-	for k := range n { // the whole quantity from one bucket
+	// The whole quantity from one bucket, from the home shard on: first those that had units when the
+	// terms were read, then the others, for units may have come back.
+	for k := range 2 * n {
 		i := (home + k) % n
+		b := item.Buckets[i]
+		if (b.Available() > 0) != (k < n) {
+			continue
+		}
 		if sale.Limit > 0 && had+req.Quantity > sale.Limit {
 			return nil, false, refused{reservation.ErrLimitReached, had}
 		}
-		leg, taken, err := a.take(ctx, sale, item.Buckets[i], req, req.Quantity, had)
+		leg, taken, err := a.take(ctx, sale, b, req, req.Quantity, had)
 		had += taken.UserHas
 		switch {
 		case err == nil:
@@ -130,8 +136,8 @@ func (a *Admission) draw(ctx context.Context, sale inventory.Sale, item inventor
 			free += taken.Available
 		case errors.Is(err, reservation.ErrLimitReached):
 			return nil, false, refused{reservation.ErrLimitReached, had}
-		default:
-			stale = true
+		default: // fenced, closed or away: where the ledger has nothing, the gate has nothing either
+			stale = stale || b.Available() > 0
 		}
 		if ctx.Err() != nil {
 			return nil, false, reservation.ErrOverloaded

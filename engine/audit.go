@@ -335,7 +335,7 @@ func (a Audit) outboxes(ctx context.Context) ([]audit.Check, error) {
 }
 
 func (a Audit) levels(ctx context.Context) ([]inventory.Bucket, []inventory.Level, error) {
-	rows, err := a.Books.Buckets(ctx)
+	rows, err := a.Books.Buckets(ctx, nil)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -355,10 +355,17 @@ func (a Audit) gate(ctx context.Context) ([]audit.Check, error) {
 	if err != nil {
 		return nil, err
 	}
-	var epochs, differ int
+	var epochs, differ, away int
 	var available, pending, free, unapplied int64
 	for i, row := range rows {
 		l := levels[i]
+		if l.Away {
+			away++
+			if row.Available() > 0 {
+				differ++ // nobody can buy what is there
+			}
+			continue
+		}
 		if l.Epoch != row.Epoch {
 			epochs++
 			continue
@@ -383,8 +390,8 @@ func (a Audit) gate(ctx context.Context) ([]audit.Check, error) {
 	}
 	return []audit.Check{{
 		Equation: 8, Name: "gate: epochs equal; available + pending = granted − held − sold − unapplied credits",
-		Figures: fmt.Sprintf("buckets %d, of another epoch %d, available %d, pending %d, ledger %d, unapplied %d, buckets that differ %d",
-			len(rows), epochs, available, pending, free, unapplied, differ),
+		Figures: fmt.Sprintf("buckets %d, of another epoch %d, on shards away %d, available %d, pending %d, ledger %d, unapplied %d, buckets that differ %d",
+			len(rows), epochs, away, available, pending, free, unapplied, differ),
 		OK: epochs == 0 && differ == 0,
 	}}, nil
 }

@@ -248,10 +248,15 @@ func (s *Inventory) sale(ctx context.Context, e transport.Envelope) error {
 		if err != nil {
 			return err
 		}
-		if err := s.sales.Provision(ctx, inventory.Provision{Sale: saleOf(d), Shards: s.shards}); err != nil {
+		sale := saleOf(d)
+		if err := s.sales.Provision(ctx, inventory.Provision{Sale: sale, Shards: s.shards}); err != nil {
 			return err
 		}
-		return s.keeper.RunOnce(ctx) // installs the new buckets at the gate before the sale is said to be there
+		items := make([]inventory.ItemID, len(sale.Items))
+		for i, item := range sale.Items {
+			items[i] = inventory.ItemID{Sale: sale.ID, SKU: item.SKU}
+		}
+		return s.keeper.Open(ctx, items) // before the sale is said to be there
 	}
 }
 

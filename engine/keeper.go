@@ -2,9 +2,12 @@ package engine
 
 import (
 	"context"
+	"errors"
+	"flashsale/id"
 	"flashsale/inventory"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 )
@@ -15,47 +18,75 @@ type GateKeeper interface {
 	inventory.Keeper
 }
 
+// KeeperBooks is the ledger as the keeper sees it.
+type KeeperBooks interface {
+	inventory.Books
+	inventory.Balance
+}
+
 // Keeper keeps the gate in step with the ledger: it installs buckets that are closed or of another
-// epoch, applies credits, reaps orphaned takes, and settles what the ledger has decided. Everything
-// it does in the background can be lost and is found again by the next pass.
+// epoch, applies credits, reaps orphaned takes, settles what the ledger has decided, evens out the
+// buckets of an item, and empties those whose shard is gone. Everything it does in the background
+// can be lost and is found again by the next pass.
 type Keeper struct {
 	gate  GateKeeper
-	books inventory.Books
+	books KeeperBooks
 	clock func() time.Time
+	dead  time.Duration // away for this long, a shard counts as gone
 	log   *slog.Logger
 
 	mu       sync.Mutex
 	settle   []inventory.TakeRef
 	abort    []inventory.TakeRef
 	credited map[inventory.BucketID]struct{}
+	hot      map[inventory.ItemID]time.Time // when an item last moved
 	wake     chan struct{}
 
-	pass sync.Mutex // one pass at a time in this process
+	pass  sync.Mutex // one pass at a time in this process
+	next  time.Time  // of the next pass over everything
+	brief time.Time  // of the next pass over what is hot
+	away  map[int]time.Time
+	wider bool // buckets have been made for every shard of the gate
 }
 
-// maxConclusions bounds what waits to be settled; the rest is left to the reaper.
-const maxConclusions = 100_000
+const (
+	// maxConclusions bounds what waits to be settled; the rest is left to the reaper.
+	maxConclusions = 100_000
+	// A pass over everything takes at most one part in fullShare of the time, one over the items that
+	// moved lately at most one in hotShare: with many items they come less often.
+	fullShare = 20
+	hotShare  = 4
+	// hotFor is how long an item counts as having moved lately. When the gate loses its memory, takes
+	// stop: the items that were being sold must still be looked at soon.
+	hotFor = time.Minute
+)
 
-// NewKeeper returns a Keeper.
-func NewKeeper(gate GateKeeper, books inventory.Books, clock func() time.Time, log *slog.Logger) *Keeper {
+// NewKeeper returns a Keeper. A shard that is away for longer than dead counts as gone: what it has
+// is given to the others.
+func NewKeeper(gate GateKeeper, books KeeperBooks, clock func() time.Time, dead time.Duration, log *slog.Logger) *Keeper {
 	return &Keeper{
-		gate: gate, books: books, clock: clock, log: log,
-		credited: map[inventory.BucketID]struct{}{}, wake: make(chan struct{}, 1),
+		gate: gate, books: books, clock: clock, dead: dead, log: log,
+		credited: map[inventory.BucketID]struct{}{}, hot: map[inventory.ItemID]time.Time{}, wake: make(chan struct{}, 1),
+		away: map[int]time.Time{},
 	}
 }
 
 // Conclude notes what the ledger has recorded for takes, for the gate to be told soon.
 func (k *Keeper) Conclude(legs []inventory.Leg, outcomes []inventory.LegOutcome) {
+	now := k.clock()
 	k.mu.Lock()
-	for i, ref := range refs(legs) {
+	takes := refs(legs)
+	for i, outcome := range outcomes {
 		if len(k.settle)+len(k.abort) >= maxConclusions {
 			break
 		}
-		if outcomes[i] == inventory.Committed {
+		ref := takes[i]
+		if outcome == inventory.Committed {
 			k.settle = append(k.settle, ref)
 		} else {
 			k.abort = append(k.abort, ref)
 		}
+		k.hot[ref.Bucket.Item] = now
 	}
 	k.mu.Unlock()
 	k.rouse()
@@ -66,9 +97,11 @@ func (k *Keeper) Nudge(buckets []inventory.BucketID) {
 	if len(buckets) == 0 {
 		return
 	}
+	now := k.clock()
 	k.mu.Lock()
 	for _, b := range buckets {
 		k.credited[b] = struct{}{}
+		k.hot[b.Item] = now
 	}
 	k.mu.Unlock()
 	k.rouse()
@@ -89,11 +122,11 @@ func (k *Keeper) Run(ctx context.Context, interval time.Duration) error {
 			for {
 				select {
 				case <-k.wake:
-					k.tell(ctx)
+					k.Tell(ctx)
 				case <-ctx.Done():
 					last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 					defer cancel()
-					k.tell(last)
+					k.Tell(last)
 					return nil
 				}
 			}
@@ -101,8 +134,8 @@ func (k *Keeper) Run(ctx context.Context, interval time.Duration) error {
 	})
 }
 
-// tell settles, aborts and credits what was noted. What fails is found by the next pass.
-func (k *Keeper) tell(ctx context.Context) {
+// Tell settles, aborts and credits what was noted. What fails is found by the next pass.
+func (k *Keeper) Tell(ctx context.Context) {
 	k.mu.Lock()
 	settle, abort, credited := k.settle, k.abort, k.credited
 	k.settle, k.abort, k.credited = nil, nil, map[inventory.BucketID]struct{}{}
@@ -126,7 +159,7 @@ func (k *Keeper) tell(ctx context.Context) {
 		return
 	}
 	for i, b := range ids {
-		if levels[i].Epoch == 0 {
+		if levels[i].Epoch == 0 { // closed, or away
 			continue
 		}
 		if err := k.credit(ctx, b, levels[i]); err != nil {
@@ -135,11 +168,60 @@ func (k *Keeper) tell(ctx context.Context) {
 	}
 }
 
-// RunOnce makes one pass over all buckets: recovery, credits, orphans.
+// RunOnce makes one pass: recovery, credits, orphans, balance. It is over the items that have moved
+// lately, and over everything when that is due.
 func (k *Keeper) RunOnce(ctx context.Context) error {
 	k.pass.Lock()
 	defer k.pass.Unlock()
-	rows, levels, err := k.compare(ctx)
+	began := k.clock()
+	if began.Before(k.next) {
+		if began.Before(k.brief) {
+			return nil
+		}
+		err := k.look(ctx, k.lately(began))
+		k.brief = began.Add(hotShare * k.clock().Sub(began))
+		return err
+	}
+	if !k.wider {
+		if err := k.books.Spread(ctx, k.gate.Shards()); err != nil {
+			return err
+		}
+		k.wider = true
+	}
+	err := k.look(ctx, nil)
+	k.next = began.Add(fullShare * k.clock().Sub(began))
+	return err
+}
+
+// Open looks at items at once: their buckets are at the gate when it returns.
+func (k *Keeper) Open(ctx context.Context, items []inventory.ItemID) error {
+	k.pass.Lock()
+	defer k.pass.Unlock()
+	return k.look(ctx, items)
+}
+
+// lately returns the items that have moved, and forgets those that have rested.
+func (k *Keeper) lately(now time.Time) []inventory.ItemID {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	items := make([]inventory.ItemID, 0, len(k.hot))
+	for item, moved := range k.hot {
+		if now.Sub(moved) > hotFor {
+			delete(k.hot, item)
+			continue
+		}
+		items = append(items, item)
+	}
+	slices.SortFunc(items, inventory.ItemID.Compare)
+	return items
+}
+
+// look compares the buckets of items, or with nil of all, with the gate, and mends what differs.
+func (k *Keeper) look(ctx context.Context, items []inventory.ItemID) error {
+	if items != nil && len(items) == 0 {
+		return nil
+	}
+	rows, levels, err := k.compare(ctx, items)
 	if err != nil {
 		return err
 	}
@@ -149,9 +231,18 @@ func (k *Keeper) RunOnce(ctx context.Context) error {
 			failed = fmt.Errorf("bucket %s: %w", b, err)
 		}
 	}
+	gone := k.gone(rows, levels)
+	now, opened := k.clock(), 0
 	for i, row := range rows {
 		switch {
+		case levels[i].Away && gone[row.ID.Shard] && row.Available() > 0:
+			note(row.ID, k.evacuate(ctx, row, gone))
+		case levels[i].Away:
 		case levels[i].Epoch != row.Epoch:
+			opened++
+			k.mu.Lock()
+			k.hot[row.ID.Item] = now // what has just been opened may want balance
+			k.mu.Unlock()
 			note(row.ID, k.recover(ctx, row, levels[i]))
 		case levels[i].Seq < row.CreditSeq:
 			note(row.ID, k.credit(ctx, row.ID, levels[i]))
@@ -160,14 +251,25 @@ func (k *Keeper) RunOnce(ctx context.Context) error {
 			note(row.ID, k.reap(ctx, row.ID))
 		}
 	}
+	if opened > 0 {
+		k.log.InfoContext(ctx, "buckets installed at the gate", "buckets", opened)
+	}
+	for len(rows) > 0 { // item by item
+		n := 1
+		for n < len(rows) && rows[n].ID.Item == rows[0].ID.Item {
+			n++
+		}
+		note(rows[0].ID, k.balance(ctx, rows[:n], levels[:n]))
+		rows, levels = rows[n:], levels[n:]
+	}
 	return failed
 }
 
 // compare reads the ledger's rows and the gate's levels. Another process may raise an epoch between
 // the two reads, so a difference is read again before it is believed.
-func (k *Keeper) compare(ctx context.Context) ([]inventory.Bucket, []inventory.Level, error) {
+func (k *Keeper) compare(ctx context.Context, items []inventory.ItemID) ([]inventory.Bucket, []inventory.Level, error) {
 	for again := false; ; again = true {
-		rows, err := k.books.Buckets(ctx)
+		rows, err := k.books.Buckets(ctx, items)
 		if err != nil || len(rows) == 0 {
 			return nil, nil, err
 		}
@@ -181,13 +283,102 @@ func (k *Keeper) compare(ctx context.Context) ([]inventory.Bucket, []inventory.L
 		}
 		differ := false
 		for i := range rows {
-			differ = differ || rows[i].Epoch != levels[i].Epoch
+			differ = differ || rows[i].Epoch != levels[i].Epoch && !levels[i].Away
 		}
 		if !differ || again {
 			return rows, levels, nil
 		}
 	}
 }
+
+// gone returns the shards that count as gone: away for long, or not of this gate at all.
+func (k *Keeper) gone(rows []inventory.Bucket, levels []inventory.Level) map[int]bool {
+	now := k.clock()
+	gone := map[int]bool{}
+	for i, row := range rows {
+		shard := row.ID.Shard
+		since, known := k.away[shard]
+		switch {
+		case !levels[i].Away:
+			if known {
+				k.log.Info("shard is back", "shard", shard)
+				delete(k.away, shard)
+			}
+		case !known:
+			k.log.Warn("shard is away", "shard", shard, "gone_in", k.dead)
+			k.away[shard] = now
+		case now.Sub(since) >= k.dead:
+			gone[shard] = true
+		}
+		gone[shard] = gone[shard] || shard >= k.gate.Shards()
+	}
+	return gone
+}
+
+// evacuate gives what a bucket on a gone shard has to the others. Should the shard come back, its
+// epoch is an old one, and it begins again with what the ledger has there.
+func (k *Keeper) evacuate(ctx context.Context, row inventory.Bucket, gone map[int]bool) error {
+	var heirs []int
+	for shard := range k.gate.Shards() {
+		if _, away := k.away[shard]; !away && !gone[shard] {
+			heirs = append(heirs, shard)
+		}
+	}
+	credited, err := k.books.Evacuate(ctx, row.ID, heirs)
+	if err != nil {
+		return err
+	}
+	if len(credited) > 0 {
+		k.log.WarnContext(ctx, "bucket of a gone shard evacuated", "bucket", row.ID, "units", row.Available(), "to", len(credited))
+	}
+	k.Nudge(credited)
+	return nil
+}
+
+// balance carries out the plan for the open buckets of one item: a take on the donor, the move in
+// the ledger, a credit for the receiver. Dying in between leaves a take for the reaper.
+func (k *Keeper) balance(ctx context.Context, rows []inventory.Bucket, levels []inventory.Level) error {
+	var open []inventory.Bucket
+	var available []int64
+	for i, row := range rows {
+		if !levels[i].Away && levels[i].Epoch == row.Epoch {
+			open, available = append(open, row), append(available, levels[i].Available)
+		}
+	}
+	if len(open) < 2 {
+		return nil
+	}
+	for _, s := range inventory.Plan(available, inventory.HomeShard(rows[0].ID.Item.Sale, len(open))) {
+		if err := k.transfer(ctx, open[s.From], open[s.To], int(s.Qty)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (k *Keeper) transfer(ctx context.Context, from, to inventory.Bucket, qty int) error {
+	now := k.clock()
+	leg := inventory.Leg{Take: id.New(now), Bucket: from.ID, Epoch: from.Epoch, Qty: qty}
+	_, err := k.gate.Take(ctx, inventory.Take{ID: leg.Take, Bucket: leg.Bucket, Epoch: leg.Epoch, Qty: qty, Deadline: now.Add(transferBound)})
+	if errors.Is(err, inventory.ErrShort) || errors.Is(err, inventory.ErrFenced) || errors.Is(err, inventory.ErrClosed) {
+		return nil // the bucket has changed since: the next pass plans again
+	}
+	if err != nil {
+		return err // taken or not, the reaper finds out
+	}
+	outcome, err := k.books.Transfer(ctx, inventory.Transfer{Leg: leg, To: to.ID.Shard})
+	if err != nil {
+		return err
+	}
+	k.Conclude([]inventory.Leg{leg}, []inventory.LegOutcome{outcome})
+	if outcome == inventory.Committed {
+		k.Nudge([]inventory.BucketID{to.ID})
+	}
+	return nil
+}
+
+// transferBound is how long a transfer may be under way before the reaper asks about it.
+const transferBound = 10 * time.Second
 
 // recover opens a bucket that the gate has lost or holds under another epoch: first the ledger
 // fences every take under the old epoch, then the gate gets what the ledger has left. Dying in
@@ -203,7 +394,7 @@ func (k *Keeper) recover(ctx context.Context, row inventory.Bucket, level invent
 	if err != nil {
 		return err
 	}
-	k.log.InfoContext(ctx, "bucket installed at the gate", "bucket", row.ID, "gate_epoch", level.Epoch,
+	k.log.DebugContext(ctx, "bucket installed at the gate", "bucket", row.ID, "gate_epoch", level.Epoch,
 		"ledger_epoch", row.Epoch, "epoch", opened.Epoch, "available", opened.Available())
 	return nil
 }

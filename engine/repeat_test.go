@@ -29,6 +29,7 @@ type desk struct {
 	inventory *engine.Inventory
 	reserve   *engine.Reservations
 	item      inventory.ItemID
+	ahead     time.Duration // of the keeper's clock
 }
 
 func openDesk(t *testing.T, stock int64, shards, limit int) *desk {
@@ -44,10 +45,18 @@ func openDesk(t *testing.T, stock int64, shards, limit int) *desk {
 		ID: d.item.Sale, Status: inventory.Open, OpensAt: now.Add(-time.Hour), EndsAt: now.Add(time.Hour), Limit: limit, HoldFor: time.Minute, Revision: 1,
 		Items: []inventory.Item{{SKU: "A", UnitPrice: money.Money{Amount: 100, Currency: "EUR"}, Total: stock}},
 	}}))
-	d.keeper = engine.NewKeeper(d.gate, d.ledger, time.Now, log)
+	d.wire(log)
 	must(t, d.keeper.RunOnce(t.Context()))
+	return d
+}
+
+// wire builds a process over ledger and gate.
+func (d *desk) wire(log *slog.Logger) {
+	t := d.t
+	t.Helper()
+	d.keeper = engine.NewKeeper(d.gate, d.ledger, func() time.Time { return time.Now().Add(d.ahead) }, time.Second, log)
 	d.admission = engine.NewAdmission(d.gate, d.ledger, time.Now, noWait, time.Minute, time.Millisecond, log)
-	d.inventory = engine.NewInventory(d.ledger, d.ledger, d.admission, d.keeper, shards, time.Now, log)
+	d.inventory = engine.NewInventory(d.ledger, d.ledger, d.admission, d.keeper, d.gate.Shards(), time.Now, log)
 	t.Cleanup(d.inventory.Close)
 	bus := inproc.New()
 	bus.Handle(transport.Inventory, d.inventory.Handle)
@@ -55,7 +64,6 @@ func openDesk(t *testing.T, stock int64, shards, limit int) *desk {
 	must(t, bus.Start(t.Context()))
 	flow := engine.NewFlow(bus, time.Second, log)
 	d.reserve = engine.NewReservations(d.admission, flow, d.ledger, false, time.Now, log)
-	return d
 }
 
 func noWait(ctx context.Context, _ time.Duration) error { return ctx.Err() }

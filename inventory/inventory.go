@@ -10,6 +10,8 @@ import (
 	"flashsale/transport"
 	"fmt"
 	"hash/fnv"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -28,18 +30,18 @@ type BucketID struct {
 // String returns a readable name, for logs.
 func (b BucketID) String() string { return fmt.Sprintf("%s/%s/%d", b.Item.Sale, b.Item.SKU, b.Shard) }
 
+// Compare orders items: by sale, SKU.
+func (i ItemID) Compare(o ItemID) int {
+	if d := slices.Compare(i.Sale[:], o.Sale[:]); d != 0 {
+		return d
+	}
+	return strings.Compare(i.SKU, o.SKU)
+}
+
 // Compare orders buckets: by sale, SKU, shard. Every ledger locks in this order.
 func (b BucketID) Compare(o BucketID) int {
-	for i := range b.Item.Sale {
-		if d := int(b.Item.Sale[i]) - int(o.Item.Sale[i]); d != 0 {
-			return d
-		}
-	}
-	switch {
-	case b.Item.SKU < o.Item.SKU:
-		return -1
-	case b.Item.SKU > o.Item.SKU:
-		return 1
+	if d := b.Item.Compare(o.Item); d != 0 {
+		return d
 	}
 	return b.Shard - o.Shard
 }

@@ -69,8 +69,9 @@ type Sales interface {
 
 // Books is the ledger as the recovery, the credit relay and the reaper see it.
 type Books interface {
-	// Buckets returns the buckets of all sales that have not ended more than a day ago, in order.
-	Buckets(ctx context.Context) ([]Bucket, error)
+	// Buckets returns the buckets of these items, or with nil of all sales that have not ended more
+	// than a day ago, in order.
+	Buckets(ctx context.Context, of []ItemID) ([]Bucket, error)
 	// Reopen raises the epoch of a bucket and returns the row as it then is, with the units that
 	// each shopper has in it; takes under older epochs are fenced from here on. ErrUnknownSale.
 	Reopen(ctx context.Context, b BucketID) (Bucket, map[id.ID]int, error)

@@ -255,9 +255,9 @@ func (a *app) admission() *engine.Admission {
 	return engine.NewAdmission(a.gate, a.saleReader(), a.clock, sleep, a.cfg.PendingFor, termsAge, a.log)
 }
 
-func (a *app) addInventory(ctx context.Context) error {
+func (a *app) addInventory(context.Context) error {
 	ledger := a.stores.ledger
-	a.keeper = engine.NewKeeper(a.gate, ledger, a.clock, a.log)
+	a.keeper = engine.NewKeeper(a.gate, ledger, a.clock, a.cfg.ShardDeadAfter, a.log)
 	inv := engine.NewInventory(ledger, ledger, a.admission(), a.keeper, a.gate.Shards(), a.clock, a.log)
 	a.closers = append(a.closers, inv.Close)
 	a.here(transport.Inventory, inv.Handle, ledger, inv.Answer)
@@ -265,22 +265,6 @@ func (a *app) addInventory(ctx context.Context) error {
 	a.loops = append(a.loops,
 		func(ctx context.Context) error { return a.keeper.Run(ctx, a.cfg.KeepEvery) },
 		func(ctx context.Context) error { return inv.Expirer(ctx, a.flow, a.cfg.ExpireEvery) })
-	return a.checkShards(ctx)
-}
-
-// checkShards refuses a gate with fewer shards than the ledger has spread stock over: what lies on
-// the missing ones could not be sold.
-func (a *app) checkShards(ctx context.Context) error {
-	rows, err := a.stores.ledger.Buckets(ctx)
-	if err != nil {
-		return err
-	}
-	for _, b := range rows {
-		if b.ID.Shard >= a.gate.Shards() {
-			return fmt.Errorf("the ledger has stock on shard %d, but the gate has only %d; name at least %d shards (REDIS_URLS, or --shards for the embedded default)",
-				b.ID.Shard, a.gate.Shards(), b.ID.Shard+1)
-		}
-	}
 	return nil
 }
 

@@ -54,6 +54,7 @@ type Config struct {
 	PendingFor     time.Duration
 	ExpireEvery    time.Duration
 	KeepEvery      time.Duration
+	ShardDeadAfter time.Duration
 	DrainFor       time.Duration
 
 	PaymentLatency       time.Duration
@@ -120,6 +121,7 @@ func (c *Config) settings() []setting {
 		{name: "pending-for", help: "how long a take may stay undecided before the ledger is asked", value: (*durationValue)(&c.PendingFor)},
 		{name: "expire-every", help: "interval of the expirer", value: (*durationValue)(&c.ExpireEvery)},
 		{name: "keep-every", help: "interval of the gate's keeper", value: (*durationValue)(&c.KeepEvery)},
+		{name: "shard-dead-after", help: "how long a shard of the gate may be away before the others get its stock", value: (*durationValue)(&c.ShardDeadAfter)},
 		{name: "drain-for", help: "how long a stop may take", value: (*durationValue)(&c.DrainFor)},
 		{name: "payment-latency", help: "simulated provider: most time to answer", value: (*durationValue)(&c.PaymentLatency)},
 		{name: "payment-decline-rate", help: "simulated provider: share declined", value: &rateValue{&c.PaymentDeclineRate}},
@@ -142,7 +144,7 @@ func defaults() Config {
 		AccessTTL: 15 * time.Minute, PasswordMemory: 19 << 10, PasswordSlots: 2,
 		OperatorEmail:  "operator@example.com",
 		RequestTimeout: 10 * time.Second, MaxRequests: 4096, PendingFor: 30 * time.Second,
-		ExpireEvery: 250 * time.Millisecond, KeepEvery: 250 * time.Millisecond, DrainFor: 20 * time.Second,
+		ExpireEvery: 250 * time.Millisecond, KeepEvery: 250 * time.Millisecond, ShardDeadAfter: 10 * time.Second, DrainFor: 20 * time.Second,
 		PaymentLatency: 20 * time.Millisecond, PaymentPatience: 3 * time.Second, ProbeAfter: 5 * time.Second,
 		MailFrom: "shop@example.com", LogLevel: "info", LogFormat: "text",
 	}
@@ -289,7 +291,7 @@ func (c *Config) validate() error {
 	}
 	for name, d := range map[string]time.Duration{
 		"access-ttl": c.AccessTTL, "request-timeout": c.RequestTimeout, "pending-for": c.PendingFor, "expire-every": c.ExpireEvery,
-		"keep-every": c.KeepEvery, "drain-for": c.DrainFor, "payment-patience": c.PaymentPatience, "probe-after": c.ProbeAfter,
+		"keep-every": c.KeepEvery, "shard-dead-after": c.ShardDeadAfter, "drain-for": c.DrainFor, "payment-patience": c.PaymentPatience, "probe-after": c.ProbeAfter,
 	} {
 		if d <= 0 {
 			bad("%s is %s; set a duration above zero, such as 5s", name, d)

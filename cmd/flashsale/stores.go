@@ -38,6 +38,7 @@ type (
 		inventory.Ledger
 		inventory.Sales
 		inventory.Books
+		inventory.Balance
 		inventory.Auditor
 		transport.Outbox
 	}

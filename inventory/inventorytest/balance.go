@@ -4,6 +4,7 @@ import (
 	"flashsale/id"
 	"flashsale/inventory"
 	"flashsale/reservation"
+	"slices"
 	"testing"
 	"time"
 )
@@ -112,9 +113,20 @@ func ledgerSpread(t *testing.T, b *book) {
 		b.wantBucket(wide, 2, 1, 0, 0, 0)
 	}
 	must(t, b.Spread(t.Context(), 1)) // fewer: nothing is taken away
-	all, err := b.Buckets(t.Context())
+	all, err := b.Buckets(t.Context(), nil)
 	if err != nil || len(all) != 6 {
 		t.Fatalf("%d buckets, %v", len(all), err)
+	}
+	for want, of := range map[int][]inventory.ItemID{
+		3: {item, item}, 6: {wide, item}, 0: {}, 1: {{Sale: item.Sale, SKU: "none"}},
+	} {
+		some, err := b.Buckets(t.Context(), of)
+		if want == 1 {
+			want = 0
+		}
+		if err != nil || len(some) != want || !slices.IsSortedFunc(some, func(a, b inventory.Bucket) int { return a.ID.Compare(b.ID) }) {
+			t.Fatalf("of %v: %v, %v", of, some, err)
+		}
 	}
 	b.wantTransfer(b.transfer(item, 0, 2, 2), inventory.Committed)
 	must(t, b.commit(b.claim(item, 2, 1, 2))[0].Err)

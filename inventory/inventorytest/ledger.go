@@ -299,7 +299,7 @@ func ledgerFences(t *testing.T, b *book) {
 	must(t, ds[1].Err)
 	old.Legs[0].Epoch = 2 // the same take cannot come back under the new epoch: it has a tombstone
 	wantErr(t, b.commit(old)[0].Err, inventory.ErrTakeAborted)
-	all, err := b.Buckets(t.Context())
+	all, err := b.Buckets(t.Context(), nil)
 	if err != nil || len(all) != 1 || all[0].ID != bucket || all[0].Epoch != 2 || all[0].Held != 4 {
 		t.Fatalf("buckets %+v, %v", all, err)
 	}
@@ -540,7 +540,7 @@ func ledgerStatus(t *testing.T, b *book) {
 	if now := set(inventory.Ended, 4); now.Status != inventory.Ended || len(now.Items[0].Buckets) != 2 {
 		t.Fatalf("%+v", now)
 	}
-	if all, err := b.Buckets(t.Context()); err != nil || len(all) != 2 { // it ended just now
+	if all, err := b.Buckets(t.Context(), nil); err != nil || len(all) != 2 { // it ended just now
 		t.Fatalf("buckets %v, %v", all, err)
 	}
 }
@@ -705,7 +705,7 @@ func ledgerNothing(t *testing.T, b *book) {
 		"move":      func() (int, error) { v, err := b.Move(t.Context(), nil); return len(v), err },
 		"refuse":    func() (int, error) { v, err := b.Refuse(t.Context(), nil); return len(v), err },
 		"due":       func() (int, error) { v, err := b.Due(t.Context(), 5); return len(v), err },
-		"buckets":   func() (int, error) { v, err := b.Buckets(t.Context()); return len(v), err },
+		"buckets":   func() (int, error) { v, err := b.Buckets(t.Context(), nil); return len(v), err },
 		"tombstone": func() (int, error) { v, err := b.Tombstone(t.Context(), nil); return len(v), err },
 		"unsent":    func() (int, error) { v, err := b.Unsent(t.Context(), 0, 5); return len(v), err },
 	} {

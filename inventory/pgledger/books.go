@@ -12,9 +12,20 @@ import (
 )
 
 // Buckets implements inventory.Books.
-func (l *Ledger) Buckets(ctx context.Context) ([]inventory.Bucket, error) {
-	rows, err := l.pool.Query(ctx, selectBuckets+` JOIN sale s ON s.id = b.sale
-		WHERE s.ended_at IS NULL OR s.ended_at > now() - interval '1 day' ORDER BY b.sale, b.sku, b.shard`)
+func (l *Ledger) Buckets(ctx context.Context, of []inventory.ItemID) ([]inventory.Bucket, error) {
+	var rows pgx.Rows
+	var err error
+	if of == nil {
+		rows, err = l.pool.Query(ctx, selectBuckets+` JOIN sale s ON s.id = b.sale
+			WHERE s.ended_at IS NULL OR s.ended_at > now() - interval '1 day' ORDER BY b.sale, b.sku, b.shard`)
+	} else {
+		sales, skus := make([]id.ID, len(of)), make([]string, len(of))
+		for i, item := range of {
+			sales[i], skus[i] = item.Sale, item.SKU
+		}
+		rows, err = l.pool.Query(ctx, selectBuckets+` JOIN (SELECT DISTINCT * FROM unnest($1::uuid[], $2::text[])) AS u (sale, sku)
+			ON u.sale = b.sale AND u.sku = b.sku ORDER BY b.sale, b.sku, b.shard`, sales, skus)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("ledger: buckets: %w", err)
 	}

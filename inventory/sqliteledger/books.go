@@ -8,14 +8,31 @@ import (
 	"flashsale/id"
 	"flashsale/inventory"
 	"fmt"
+	"slices"
 	"time"
 )
 
 // Buckets implements inventory.Books.
-func (l *Ledger) Buckets(ctx context.Context) ([]inventory.Bucket, error) {
+func (l *Ledger) Buckets(ctx context.Context, of []inventory.ItemID) ([]inventory.Bucket, error) {
+	if of == nil {
+		return l.buckets(ctx, `JOIN sale s ON s.id = b.sale WHERE s.ended_at = 0 OR s.ended_at > ?`, sqlite.Micros(l.now().Add(-24*time.Hour)))
+	}
+	of = slices.Clone(of)
+	slices.SortFunc(of, inventory.ItemID.Compare)
+	var out []inventory.Bucket
+	for _, item := range slices.Compact(of) {
+		bs, err := l.buckets(ctx, `WHERE b.sale = ? AND b.sku = ?`, item.Sale[:], item.SKU)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, bs...)
+	}
+	return out, nil
+}
+
+func (l *Ledger) buckets(ctx context.Context, which string, args ...any) ([]inventory.Bucket, error) {
 	rows, err := l.db.Read.QueryContext(ctx, `SELECT b.sale, b.sku, b.shard, b.epoch, b.granted, b.held, b.sold, b.credit_seq
-		FROM bucket b JOIN sale s ON s.id = b.sale WHERE s.ended_at = 0 OR s.ended_at > ? ORDER BY b.sale, b.sku, b.shard`,
-		sqlite.Micros(l.now().Add(-24*time.Hour)))
+		FROM bucket b `+which+` ORDER BY b.sale, b.sku, b.shard`, args...)
 	if err != nil {
 		return nil, fmt.Errorf("ledger: buckets: %w", err)
 	}
