@@ -80,6 +80,12 @@ func (a Audit) moving(ctx context.Context) (bool, error) {
 	}
 	rows, levels, err := a.levels(ctx)
 	for i := range rows {
+		if levels[i].Away { // it moves if the keeper has still to give what it has to the others
+			if rows[i].Available() > 0 {
+				return true, err
+			}
+			continue
+		}
 		if levels[i].Pending > 0 || levels[i].Seq != rows[i].CreditSeq || levels[i].Epoch != rows[i].Epoch {
 			return true, err
 		}

@@ -26,6 +26,7 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
+	quiet()
 	os.Exit(m.Run())
 }
 
@@ -124,7 +125,7 @@ func TestKillNine(t *testing.T) {
 			done := make(chan journey.Result, 1)
 			go func() { done <- run.Do(t.Context()) }()
 			for i, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGKILL, syscall.SIGTERM, syscall.SIGKILL} {
-				p.doneAtLeast(run, (i+1)*shoppers/6)
+				waitDone(t, run, (i+1)*shoppers/6)
 				if sig == syscall.SIGTERM {
 					client.CloseIdleConnections()
 				}
@@ -157,17 +158,17 @@ func TestKillNine(t *testing.T) {
 	}
 }
 
-// doneAtLeast waits until so many shoppers of the crowd are done.
-func (p *program) doneAtLeast(run *journey.Run, n int) {
-	p.t.Helper()
-	ctx, cancel := context.WithTimeout(p.t.Context(), time.Minute)
+// waitDone waits until so many shoppers of the crowd are done.
+func waitDone(t *testing.T, run *journey.Run, n int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for run.Progress().Done < n {
 		select {
 		case <-ctx.Done():
-			p.t.Fatalf("never %d done: %+v", n, run.Progress())
+			t.Fatalf("never %d done: %+v", n, run.Progress())
 		case <-tick.C:
 		}
 	}

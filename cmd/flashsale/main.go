@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 )
 
@@ -17,6 +18,7 @@ import (
 var errFailed = errors.New("failed")
 
 func main() {
+	quiet()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := root().ExecuteContext(ctx); err != nil {
@@ -26,6 +28,15 @@ func main() {
 		os.Exit(1)
 	}
 }
+
+// quiet keeps the Redis client from writing a line of its own for every connection that fails: what
+// matters is logged by the gate's keeper, once.
+func quiet() { redis.SetLogger(silence{}) }
+
+type silence struct{}
+
+// Printf implements the logger of go-redis.
+func (silence) Printf(context.Context, string, ...any) {}
 
 func root() *cobra.Command {
 	cmd := &cobra.Command{
