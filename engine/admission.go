@@ -52,16 +52,19 @@ const admitAttempts = 4
 // ErrOverloaded when gate or ledger cannot be reached.
 func (a *Admission) Admit(ctx context.Context, req reservation.Request, seen money.Money, trace string) (inventory.Claim, error) {
 	for attempt := 0; ; attempt++ {
-		sale, err := a.sales.get(ctx, req.Sale, attempt > 0)
+		sale, current, err := a.sales.get(ctx, req.Sale, attempt > 0)
 		if err != nil {
 			if errors.Is(err, inventory.ErrUnknownSale) {
+				if !current && attempt == 0 {
+					continue // it may have been announced since
+				}
 				return inventory.Claim{}, reservation.ErrSaleNotOpen
 			}
 			a.log.WarnContext(ctx, "the sale cannot be read", "sale", req.Sale, "error", err)
 			return inventory.Claim{}, reservation.ErrOverloaded
 		}
 		item, err := a.check(sale, req, seen)
-		if errors.Is(err, reservation.ErrSaleNotOpen) && attempt == 0 && sale.MayOpenAt(a.clock()) {
+		if errors.Is(err, reservation.ErrSaleNotOpen) && !current && attempt == 0 && sale.MayOpenAt(a.clock()) {
 			continue // an operator may have opened it since the terms were read
 		}
 		if err != nil {
@@ -72,7 +75,7 @@ func (a *Admission) Admit(ctx context.Context, req reservation.Request, seen mon
 			return inventory.Claim{Request: req, Legs: legs, TraceParent: trace}, nil
 		}
 		// A shard that was fenced, closed or out of reach may have units: no "held out" on hearsay.
-		if !stale || attempt+1 == admitAttempts {
+		if !stale || attempt+1 == admitAttempts || attempt > 0 && errors.Is(err, reservation.ErrHeldOut) {
 			return inventory.Claim{}, err
 		}
 		if a.wait(ctx, time.Duration(attempt+1)*20*time.Millisecond) != nil {
@@ -113,7 +116,7 @@ func (a *Admission) draw(ctx context.Context, sale inventory.Sale, item inventor
 		return nil, true, reservation.ErrOverloaded
 	}
 	home := inventory.HomeShard(req.User, n)
-	had, free := 0, int64(0)
+	had, free, ledgered := 0, int64(0), int64(0)
 	left := make([]int64, n)
 	// The whole quantity from one bucket, from the home shard on: first those that had units when the
 	// terms were read, then the others, for units may have come back.
@@ -126,6 +129,7 @@ func (a *Admission) draw(ctx context.Context, sale inventory.Sale, item inventor
 		if sale.Limit > 0 && had+req.Quantity > sale.Limit {
 			return nil, false, refused{reservation.ErrLimitReached, had}
 		}
+		ledgered += b.Available()
 		leg, taken, err := a.take(ctx, sale, b, req, req.Quantity, had)
 		had += taken.UserHas
 		switch {
@@ -136,8 +140,8 @@ func (a *Admission) draw(ctx context.Context, sale inventory.Sale, item inventor
 			free += taken.Available
 		case errors.Is(err, reservation.ErrLimitReached):
 			return nil, false, refused{reservation.ErrLimitReached, had}
-		default: // fenced, closed or away: where the ledger has nothing, the gate has nothing either
-			stale = stale || b.Available() > 0
+		default: // closed or away: where the ledger has nothing, the gate has nothing either; fenced: the terms are old
+			stale = stale || b.Available() > 0 || errors.Is(err, inventory.ErrFenced)
 		}
 		if ctx.Err() != nil {
 			return nil, false, reservation.ErrOverloaded
@@ -171,7 +175,9 @@ func (a *Admission) draw(ctx context.Context, sale inventory.Sale, item inventor
 	if _, sold := item.Sum(); sold == item.Total {
 		return nil, false, refused{reservation.ErrSoldOut, had}
 	}
-	return nil, false, refused{reservation.ErrHeldOut, had}
+	// The ledger may know units that no bucket of the gate shows: they are being given back, or are on
+	// their way from one bucket to another.
+	return nil, ledgered >= int64(req.Quantity), refused{reservation.ErrHeldOut, had}
 }
 
 // take asks one bucket; elsewhere are the units that the shopper has in others. A take whose answer was lost is aborted at once: it was never handed to the
@@ -231,6 +237,10 @@ type cachedSale struct {
 	reading chan struct{} // closed when the read under way ends; nil when there is none
 }
 
+// maxTermsAge bounds how old the terms may be that are used while somebody reads them again: after a
+// quiet time the first requests would be told "sold out" from before it.
+const maxTermsAge = 2 * time.Second
+
 // maxCachedSales bounds the memory that requests for sales that do not exist can take.
 const maxCachedSales = 20_000
 
@@ -238,9 +248,9 @@ func newSaleCache(read SaleReader, clock func() time.Time, fresh time.Duration) 
 	return &saleCache{read: read, clock: clock, fresh: fresh, sales: map[id.ID]*cachedSale{}}
 }
 
-// get returns a sale. With must set, one whose read began after the call: what an operator was told
-// is done counts. There is one read of a sale at a time, however many ask.
-func (c *saleCache) get(ctx context.Context, sale id.ID, must bool) (inventory.Sale, error) {
+// get returns a sale, and whether its read began after the call. With must set it did: what an
+// operator was told is done counts. There is one read of a sale at a time, however many ask.
+func (c *saleCache) get(ctx context.Context, sale id.ID, must bool) (_ inventory.Sale, current bool, _ error) {
 	c.mu.Lock()
 	e := c.sales[sale]
 	if e == nil {
@@ -253,29 +263,31 @@ func (c *saleCache) get(ctx context.Context, sale id.ID, must bool) (inventory.S
 	c.mu.Unlock()
 
 	e.mu.Lock()
-	need := uint64(1) // the read that will do
+	need, next := uint64(1), e.begun+1 // the read that will do, and the first that is current
 	if must {
-		need = e.begun + 1
+		need = next
 	}
 	for {
-		fresh := must || c.clock().Sub(e.at) < c.fresh || e.err == nil && e.reading != nil
+		age := c.clock().Sub(e.at)
+		fresh := must || age < c.fresh || e.err == nil && e.reading != nil && age < maxTermsAge
 		if e.ended >= need && fresh {
-			sale, err := e.sale, e.err
+			sale, current, err := e.sale, e.ended >= next, e.err
 			e.mu.Unlock()
-			return sale, err
+			return sale, current, err
 		}
 		wait := e.reading
 		if wait == nil {
 			e.begun++
 			e.reading = make(chan struct{})
 			e.mu.Unlock()
-			return c.refresh(ctx, sale, e)
+			s, err := c.refresh(ctx, sale, e)
+			return s, true, err
 		}
 		e.mu.Unlock()
 		select {
 		case <-wait:
 		case <-ctx.Done():
-			return inventory.Sale{}, ctx.Err()
+			return inventory.Sale{}, false, ctx.Err()
 		}
 		e.mu.Lock()
 	}

@@ -47,7 +47,7 @@ const settlePoll = 100 * time.Millisecond
 // applied), or until ctx ends. An audit across services is exact only then.
 func (a Audit) Settle(ctx context.Context) error {
 	for {
-		moving, err := a.moving(ctx)
+		moving, err := a.moving(context.WithoutCancel(ctx)) // the wait ends, not the look
 		if err != nil || !moving {
 			return err
 		}

@@ -236,7 +236,10 @@ func (s *Inventory) sale(ctx context.Context, e transport.Envelope) error {
 			ID: d.Addition, Item: inventory.ItemID{Sale: d.Sale, SKU: d.SKU}, Qty: d.Quantity,
 		})
 		s.keeper.Nudge(credited)
-		return err
+		if err != nil || len(credited) == 0 {
+			return err
+		}
+		return s.keeper.Open(ctx, []inventory.ItemID{{Sale: d.Sale, SKU: d.SKU}})
 	case catalog.EventStatus:
 		d, err := transport.Decode[catalog.SaleData](e)
 		if err != nil {

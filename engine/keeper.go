@@ -56,6 +56,9 @@ const (
 	// moved lately at most one in hotShare: with many items they come less often.
 	fullShare = 20
 	hotShare  = 4
+	// fullGap bounds the time between two passes over everything, however slow one was: until the next
+	// one, a shard that has restarted and that nobody bought from lately stays closed.
+	fullGap = 10 * time.Second
 	// hotFor is how long an item counts as having moved lately. When the gate loses its memory, takes
 	// stop: the items that were being sold must still be looked at soon.
 	hotFor = time.Minute
@@ -153,6 +156,7 @@ func (k *Keeper) Tell(ctx context.Context) {
 	for b := range credited {
 		ids = append(ids, b)
 	}
+	slices.SortFunc(ids, inventory.BucketID.Compare)
 	levels, err := k.gate.Levels(ctx, ids)
 	if err != nil {
 		k.log.WarnContext(ctx, "credits are applied by the next pass", "error", err)
@@ -189,15 +193,23 @@ func (k *Keeper) RunOnce(ctx context.Context) error {
 		k.wider = true
 	}
 	err := k.look(ctx, nil)
-	k.next = began.Add(fullShare * k.clock().Sub(began))
+	k.next = began.Add(min(fullShare*k.clock().Sub(began), fullGap))
 	return err
 }
 
-// Open looks at items at once: their buckets are at the gate when it returns.
+// Open looks at items at once: when it returns their buckets are at the gate, and evened out. Units
+// on their way from one bucket to another are nowhere to be had for a moment, so new ones had better
+// arrive before shoppers do.
 func (k *Keeper) Open(ctx context.Context, items []inventory.ItemID) error {
 	k.pass.Lock()
 	defer k.pass.Unlock()
-	return k.look(ctx, items)
+	for range 2 { // the first installs and credits, the second evens out
+		if err := k.look(ctx, items); err != nil {
+			return err
+		}
+		k.Tell(ctx)
+	}
+	return nil
 }
 
 // lately returns the items that have moved, and forgets those that have rested.

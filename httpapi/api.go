@@ -40,6 +40,7 @@ type API struct {
 	cfg      Config
 	app      *fiber.App
 	slots    chan struct{}
+	streams  chan struct{}
 	draining atomic.Bool
 	inFlight inFlight
 	ready    []func(context.Context) error
@@ -48,7 +49,7 @@ type API struct {
 
 // New returns an API with health, problems and the OpenAPI document mounted.
 func New(cfg Config) *API {
-	a := &API{cfg: cfg, slots: make(chan struct{}, cfg.MaxRequests), inFlight: inFlight{keys: map[string]struct{}{}}, kinds: mappings()}
+	a := &API{cfg: cfg, slots: make(chan struct{}, cfg.MaxRequests), streams: make(chan struct{}, maxStreams), inFlight: inFlight{keys: map[string]struct{}{}}, kinds: mappings()}
 	a.app = fiber.New(fiber.Config{
 		AppName: "flashsale", DisableStartupMessage: true, BodyLimit: cfg.MaxBody, ReadBufferSize: 8 << 10,
 		ReadTimeout: 15 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
@@ -125,7 +126,7 @@ func (a *API) frame(c *fiber.Ctx) (err error) {
 		}
 		a.log(c, began)
 	}()
-	if !healthRoute(c.Path()) {
+	if strings.HasPrefix(c.Path(), "/api/") { // health is answered under any load
 		select {
 		case a.slots <- struct{}{}:
 			defer func() { <-a.slots }()
@@ -137,10 +138,6 @@ func (a *API) frame(c *fiber.Ctx) (err error) {
 	defer cancel()
 	c.SetUserContext(ctx)
 	return c.Next()
-}
-
-func healthRoute(path string) bool {
-	return path == "/healthz" || path == "/readyz" || path == "/metrics"
 }
 
 func (a *API) log(c *fiber.Ctx, began time.Time) {

@@ -20,6 +20,7 @@ func whole(t *testing.T) *API {
 	a.MountPayments(nil)
 	a.MountReservations(nil)
 	a.MountAudit(nil)
+	a.MountDeadLetters(nil)
 	return a
 }
 

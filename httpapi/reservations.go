@@ -7,6 +7,7 @@ import (
 	"flashsale/id"
 	"flashsale/money"
 	"flashsale/reservation"
+	"strconv"
 	"time"
 
 	"github.com/gofiber/fiber/v2"
@@ -34,6 +35,7 @@ func (a *API) MountReservations(s Reservations) {
 		}
 		return c.JSON(viewReservation(r))
 	})
+	a.app.Get("/api/v1/reservations/:id/events", shopper, func(c *fiber.Ctx) error { return a.reservationEvents(c, s) })
 	a.app.Delete("/api/v1/reservations/:id", shopper, func(c *fiber.Ctx) error {
 		v, err := pathID(c)
 		if err != nil {
@@ -90,6 +92,14 @@ func (a *API) reserve(c *fiber.Ctx, s Reservations) error {
 	c.Location("/api/v1/reservations/" + out.Reservation.ID.String())
 	if out.Replayed {
 		c.Set("Idempotency-Replayed", "true")
+	}
+	if patience := preferWait(c); !out.Decided && patience > 0 {
+		c.Set("Preference-Applied", "wait="+strconv.Itoa(int(patience/time.Second)))
+		ctx, cancel := context.WithTimeout(c.UserContext(), patience)
+		defer cancel()
+		if out, err = awaitDecision(ctx, s, out); err != nil {
+			return err
+		}
 	}
 	if !out.Decided {
 		c.Set("Retry-After", "1")

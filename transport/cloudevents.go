@@ -45,12 +45,13 @@ func Marshal(e Envelope) ([]byte, error) {
 	})
 }
 
-// Unmarshal reads the wire form. Its errors are Permanent and say what is wrong: not an envelope,
-// or a schema version that this program does not know.
+// Unmarshal reads the wire form. Its errors are Permanent and say what is wrong: not an envelope
+// (ReasonMalformed), or a schema version that this program does not know (ReasonUnknownVersion).
 func Unmarshal(b []byte) (Envelope, error) {
-	bad := func(format string, args ...any) (Envelope, error) {
-		return Envelope{}, Permanent(fmt.Errorf("transport: not an envelope: "+format, args...))
+	refuse := func(why Reason, format string, args ...any) (Envelope, error) {
+		return Envelope{}, PermanentAs(why, fmt.Errorf("transport: not an envelope: "+format, args...))
 	}
+	bad := func(format string, args ...any) (Envelope, error) { return refuse(ReasonMalformed, format, args...) }
 	if len(b) > MaxEnvelope {
 		return bad("%d bytes, of at most %d", len(b), MaxEnvelope)
 	}
@@ -62,7 +63,7 @@ func Unmarshal(b []byte) (Envelope, error) {
 		return bad("specversion %q, want 1.0", c.SpecVersion)
 	}
 	if c.SchemaVersion != SchemaVersion {
-		return bad("schemaversion %d, this program knows %d", c.SchemaVersion, SchemaVersion)
+		return refuse(ReasonUnknownVersion, "schemaversion %d, this program knows %d", c.SchemaVersion, SchemaVersion)
 	}
 	kind, ok := strings.CutPrefix(c.Type, typePrefix)
 	if !ok || kind == "" {

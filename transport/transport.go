@@ -64,7 +64,7 @@ func Repeatable(kind string, source Service, subject id.ID, discriminator string
 func Decode[T any](e Envelope) (T, error) {
 	var v T
 	if err := json.Unmarshal(e.Data, &v); err != nil {
-		return v, Permanent(fmt.Errorf("payload of %s %s: %w", e.Type, e.ID, err))
+		return v, PermanentAs(ReasonMalformed, fmt.Errorf("payload of %s %s: %w", e.Type, e.ID, err))
 	}
 	return v, nil
 }
@@ -141,17 +141,22 @@ var (
 )
 
 // permanent marks an error that trying again cannot mend.
-type permanent struct{ err error }
+type permanent struct {
+	err error
+	why Reason
+}
 
 func (p permanent) Error() string { return p.err.Error() }
 func (p permanent) Unwrap() error { return p.err }
 
-// Permanent marks err as one that trying again cannot mend: the envelope is a dead letter.
+// Permanent marks err as one that trying again cannot mend: the envelope is a dead letter. An error
+// that is marked already keeps its reason.
 func Permanent(err error) error {
-	if err == nil {
-		return nil
+	var p permanent
+	if errors.As(err, &p) {
+		return PermanentAs(p.why, err)
 	}
-	return permanent{err}
+	return PermanentAs(ReasonPermanent, err)
 }
 
 // IsPermanent reports whether err was marked by Permanent.

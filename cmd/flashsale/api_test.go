@@ -82,6 +82,18 @@ func (p person) do(method, path string, body any, header ...string) said {
 	return s
 }
 
+// patient repeats a request for as long as another of the same shopper's is being decided.
+func (p person) patient(method, path string, body any, header ...string) said {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.t.Context(), 10*time.Second)
+	defer cancel()
+	for {
+		if got := p.do(method, path, body, header...); got.kind() != "in-flight" || ctx.Err() != nil {
+			return got
+		}
+	}
+}
+
 // want sends a request and fails unless the answer has this status, and this problem when it is one.
 func (p person) want(status int, kind, method, path string, body any, header ...string) said {
 	p.t.Helper()
@@ -130,6 +142,7 @@ type stall struct {
 	t        *testing.T
 	mode     Mode
 	operator person
+	house    *house
 	n        int
 }
 
@@ -138,7 +151,7 @@ func openStall(t *testing.T, mode Mode, k *contract) *stall {
 	h := embeddedHouse(t, mode)
 	client := &http.Client{Transport: k, Timeout: 30 * time.Second}
 	t.Cleanup(k.next.(*http.Transport).CloseIdleConnections)
-	s := &stall{t: t, mode: mode}
+	s := &stall{t: t, mode: mode, house: h}
 	s.operator = person{t: t, client: client, base: h.base}.login(testOperator, testPassword)
 	return s
 }
@@ -200,7 +213,7 @@ func (s *stall) status(w wares, verb string) {
 // held reserves and waits for the decision.
 func (s *stall) held(p person, w wares, qty int, key string) said {
 	p.t.Helper()
-	got := p.do("POST", "/api/v1/reservations", w.reserve(qty), "Idempotency-Key", key)
+	got := p.patient("POST", "/api/v1/reservations", w.reserve(qty), "Idempotency-Key", key)
 	if want := map[Mode]int{Sync: 201, Async: 202}[s.mode]; got.status != want {
 		p.t.Fatalf("reserve: %d %v, want %d", got.status, got.body, want)
 	}
@@ -227,8 +240,10 @@ func TestAPI(t *testing.T) {
 					"reservations":           apiReservations,
 					"the same key":           apiIdempotency,
 					"payments":               apiPayments,
+					"waiting":                apiWaiting,
 					"expiry":                 apiExpiry,
 					"somebody else's":        apiOwnership,
+					"dead letters":           apiDeadLetters,
 				} {
 					t.Run(name, func(t *testing.T) {
 						t.Parallel()
@@ -709,6 +724,52 @@ func apiPayments(t *testing.T, s *stall) {
 	p.want(400, "malformed", "POST", pay(r), map[string]any{"method": ""}, "Idempotency-Key", "m")
 	p.want(400, "malformed", "POST", pay(r), map[string]any{"method": strings.Repeat("x", 129)}, "Idempotency-Key", "m")
 	p.want(400, "malformed", "POST", pay(r), map[string]any{"method": "tok_ok", "amount": 1}, "Idempotency-Key", "m")
+}
+
+// apiWaiting: whoever is told "accepted" can wait for the decision, by preference or by a stream.
+func apiWaiting(t *testing.T, s *stall) {
+	w := s.sell(3, 2, time.Minute)
+	s.open(w)
+	p := s.nobody().register("ann")
+	held := p.want(201, "", "POST", "/api/v1/reservations", w.reserve(1), "Idempotency-Key", "k", "Prefer", "respond-async, wait=9")
+	if held.text("state") != "held" || (held.header.Get("Preference-Applied") == "wait=9") != (s.mode == Async) {
+		t.Errorf("waited for: %v, applied %q", held.body, held.header.Get("Preference-Applied"))
+	}
+	for _, prefer := range []string{"wait=0", "wait=-1", "wait=x", "wait"} { // as if it were not there
+		got := p.patient("POST", "/api/v1/reservations", w.reserve(1), "Idempotency-Key", "again", "Prefer", prefer)
+		if got.header.Get("Preference-Applied") != "" || got.status != 201 && got.status != 202 {
+			t.Errorf("Prefer: %s: %d %v", prefer, got.status, got.body)
+		}
+	}
+	id := p.patient("POST", "/api/v1/reservations", w.reserve(1), "Idempotency-Key", "again").text("id")
+	for range 2 { // until it is decided, and again when it is
+		events := p.stream("/api/v1/reservations/" + id + "/events")
+		if n := strings.Count(events, "event: decided\ndata: {"); n != 1 || !strings.Contains(events, `"state":"held"`) || !strings.HasSuffix(events, "}\n\n") {
+			t.Errorf("the stream is %q", events)
+		}
+	}
+	p.want(404, "not-found", "GET", "/api/v1/reservations/"+w.sale+"/events", nil)
+	s.nobody().register("eve").want(404, "not-found", "GET", "/api/v1/reservations/"+id+"/events", nil)
+}
+
+// stream reads a stream of events to its end.
+func (p person) stream(path string) string {
+	p.t.Helper()
+	req, err := http.NewRequestWithContext(p.t.Context(), http.MethodGet, p.base+path, nil)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+p.token)
+	resp, err := p.client.Do(req)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		p.t.Fatalf("%s: %d, %v, %s", path, resp.StatusCode, err, b)
+	}
+	return string(b)
 }
 
 func apiExpiry(t *testing.T, s *stall) {

@@ -6,9 +6,11 @@ import (
 	"flashsale/account"
 	"flashsale/account/password"
 	"flashsale/account/token"
+	"flashsale/audit"
 	"flashsale/catalog"
 	"flashsale/catalog/memcache"
 	"flashsale/catalog/rediscache"
+	"flashsale/console"
 	"flashsale/engine"
 	"flashsale/httpapi"
 	"flashsale/id"
@@ -114,9 +116,21 @@ func build(ctx context.Context, cfg Config, log *slog.Logger) (_ *app, err error
 			return nil, fmt.Errorf("%s: %w", role.name, err)
 		}
 	}
-	a.api.MountAudit(a.audit.Run)
+	a.api.MountAudit(a.auditNow)
+	a.api.MountDeadLetters(a.wires.deadLetters())
 	a.loops = append(a.loops, a.flow.Run)
 	return a, nil
+}
+
+// auditNow audits a running system: it waits for a moment in which nothing is on its way, but not for
+// long, for in a busy sale there is none.
+func (a *app) auditNow(ctx context.Context) ([]audit.Check, error) {
+	wait, cancel := context.WithTimeout(ctx, a.cfg.RequestTimeout/4)
+	defer cancel()
+	if err := a.audit.Settle(wait); err != nil {
+		return nil, err
+	}
+	return a.audit.Run(ctx)
 }
 
 const (
@@ -213,7 +227,7 @@ func (a *app) here(service transport.Service, handle transport.Handler, box tran
 		a.audit.Outboxes[service] = box
 	}
 	if handle != nil {
-		a.wires.events.Handle(service, a.flow.Handler(service, handle))
+		a.wires.events.Handle(service, a.flow.Handler(service, transport.Only(eventsTo(service), handle)))
 	}
 	if answer != nil {
 		a.wires.answer(service, answer)
@@ -378,12 +392,31 @@ func (a *app) run(ctx context.Context) error {
 	if a.listen, err = (&net.ListenConfig{}).Listen(ctx, "tcp", a.cfg.Listen); err != nil {
 		return fmt.Errorf("cannot listen on %s; is another process there? %w", a.cfg.Listen, err)
 	}
+	if a.cfg.has("console") {
+		if err := a.mountConsole(); err != nil {
+			return err
+		}
+	}
 	loops, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	a.cancel = cancel
 	for _, loop := range a.loops {
 		a.running.Go(func() { a.note(loop(loops)) })
 	}
 	a.running.Go(func() { a.note(a.api.Serve(a.listen)) })
+	return nil
+}
+
+// mountConsole puts storefront and operator console in front of the API, whose client they are.
+func (a *app) mountConsole() error {
+	api := a.cfg.ConsoleAPI
+	if api == "" {
+		api = a.url()
+	}
+	site, err := console.New(console.Config{API: api, Timeout: a.cfg.RequestTimeout + 5*time.Second, Clock: a.clock, Log: a.log})
+	if err != nil {
+		return fmt.Errorf("console: %w", err)
+	}
+	a.api.MountSite(console.Paths(), site)
 	return nil
 }
 

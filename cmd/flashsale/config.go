@@ -40,7 +40,8 @@ type Config struct {
 	RedisURLs      []string          // one a shard, in a fixed order
 	CacheURL       string            // Redis for the catalogue's cache
 	AMQPURL        string
-	Shards         int // of the embedded gate
+	ConsoleAPI     string // base URL of the API for the console; this process's own when it runs everything
+	Shards         int    // of the embedded gate
 
 	TokenSecrets     []string // the first signs, all verify
 	AccessTTL        time.Duration
@@ -109,6 +110,7 @@ func (c *Config) settings() []setting {
 		{name: "redis-urls", env: "REDIS_URLS", secret: true, help: "Redis servers of the gate, one a shard, with commas", value: &listValue{&c.RedisURLs}},
 		{name: "cache-url", env: "CACHE_URL", secret: true, help: "Redis for the catalogue's cache (default: in memory)", value: (*textValue)(&c.CacheURL)},
 		{name: "amqp-url", env: "AMQP_URL", secret: true, help: "RabbitMQ, for the async wiring", value: (*textValue)(&c.AMQPURL)},
+		{name: "console-api", help: "where the console finds the API, when its services run elsewhere: http://host:port", value: (*textValue)(&c.ConsoleAPI)},
 		{name: "shards", help: "shards of the embedded gate", value: &intValue{&c.Shards}},
 		{name: "token-secrets", env: "TOKEN_SECRETS", secret: true, help: "signing secrets of 32 bytes or more, with commas; the first signs", value: &listValue{&c.TokenSecrets}},
 		{name: "access-ttl", help: "how long an access token is valid", value: (*durationValue)(&c.AccessTTL)},
@@ -316,6 +318,9 @@ func (c *Config) validate() error {
 	}
 	if c.LogFormat != "text" && c.LogFormat != "json" {
 		bad("log-format is %q; set text or json", c.LogFormat)
+	}
+	if c.has("console") && len(c.Roles) < len(allRoles()) && c.ConsoleAPI == "" {
+		bad("the console runs here, but not all services that it shows; set console-api to where the whole API answers, such as http://127.0.0.1:8080")
 	}
 	if c.SMTPURL != "" && c.WebhookURL != "" {
 		bad("smtp-url and webhook-url are both set; notifications go one way, unset one")

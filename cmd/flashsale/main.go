@@ -48,10 +48,11 @@ holds it while they pay, and gives it back when they don't.`,
   flashsale serve                         run every service in one process, data kept in ./data
   flashsale serve --mode=async            the same over a durable queue
   flashsale migrate && flashsale serve    on real servers: DATABASE_URL, REDIS_URLS, AMQP_URL
-  flashsale audit                         do the books balance?`,
+  flashsale audit                         do the books balance?
+  flashsale dlq list                      which events could not be handled, and why?`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	cmd.AddCommand(demoCommand(), serveCommand(), migrateCommand(), auditCommand())
+	cmd.AddCommand(demoCommand(), serveCommand(), migrateCommand(), auditCommand(), dlqCommand())
 	return cmd
 }

@@ -4,6 +4,7 @@
 package amqp
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flashsale/id"
@@ -11,7 +12,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,7 +30,9 @@ type Options struct {
 	DeliveryLimit int                 // deliveries that were never acknowledged; 20
 	Depth         int                 // messages a queue may hold, beyond which ErrOverloaded; 100,000
 	Delays        []time.Duration     // of the retry ladder; 100 ms to 30 s
+	Pauses        []time.Duration     // of dead letters that are replayed automatically; transport.DefaultPauses
 	Confirm       time.Duration       // how long Send waits without a deadline of its own; 10 s
+	Window        int                 // dead letters that one look at a queue holds at most; 20,000, no more than 65,535
 	Log           *slog.Logger
 }
 
@@ -39,7 +41,7 @@ func (o Options) filled() Options {
 		o.Prefix = "flashsale."
 	}
 	if o.Services == nil {
-		o.Services = []transport.Service{transport.Inventory, transport.Order, transport.Payment, transport.Notification}
+		o.Services = transport.Queued()
 	}
 	if o.Workers == 0 {
 		o.Workers = 128
@@ -55,6 +57,12 @@ func (o Options) filled() Options {
 	}
 	if o.Delays == nil {
 		o.Delays = []time.Duration{100 * time.Millisecond, 500 * time.Millisecond, 2 * time.Second, 8 * time.Second, 30 * time.Second}
+	}
+	if o.Pauses == nil {
+		o.Pauses = transport.DefaultPauses()
+	}
+	if o.Window == 0 {
+		o.Window = 20_000
 	}
 	if o.Confirm == 0 {
 		o.Confirm = 10 * time.Second
@@ -155,15 +163,19 @@ func (t *Transport) keep(ctx context.Context, what string, ready chan<- error, u
 }
 
 func (t *Transport) connect(_ context.Context, what string, use func(*rabbit.Connection) error) error {
-	c, err := rabbit.DialConfig(t.opts.URL, rabbit.Config{
-		Heartbeat: 5 * time.Second, Locale: "en_US", Dial: rabbit.DefaultDial(5 * time.Second),
-		Properties: rabbit.Table{"connection_name": "flashsale " + what},
-	})
+	c, err := t.dial(what)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = c.Close() }()
 	return use(c)
+}
+
+func (t *Transport) dial(what string) (*rabbit.Connection, error) {
+	return rabbit.DialConfig(t.opts.URL, rabbit.Config{
+		Heartbeat: 5 * time.Second, Locale: "en_US", Dial: rabbit.DefaultDial(5 * time.Second),
+		Properties: rabbit.Table{"connection_name": "flashsale " + what},
+	})
 }
 
 // publisher is a channel in confirm mode.
@@ -319,11 +331,16 @@ func (t *Transport) await(ctx context.Context, p *publisher, done *rabbit.Deferr
 	return nil
 }
 
+// What a message carries on its way to the dead letters. Times are microseconds since 1970.
 const (
-	headerAttempts = "x-attempts"
-	headerReason   = "x-reason"
-	headerError    = "x-error"
-	headerRoute    = "x-original-route"
+	headerAttempts    = "x-attempts" // since it was sent, or replayed
+	headerError       = "x-error"    // of the last attempt
+	headerRoute       = "x-original-route"
+	headerFirstFailed = "x-first-failed" // since it was sent, or replayed by an operator
+	headerReplays     = "x-replays"      // automatic ones, the one that it waits for included
+	headerReason      = "x-reason"
+	headerDied        = "x-died"
+	headerTries       = "x-tries" // x-attempts when it died, of one that is replayed automatically: that begins at 0
 )
 
 // consume takes deliveries of every service of this process until the connection breaks or ctx ends.
@@ -410,18 +427,11 @@ func (t *Transport) deliver(ctx context.Context, service transport.Service, d ra
 	if err == nil {
 		_, err = t.handlers[service](ctx, e)
 	}
-	attempts := attemptsOf(d) + 1
+	attempts := int(number(d, headerAttempts)) + 1
 	switch {
 	case err == nil:
 	case transport.IsPermanent(err) || attempts >= t.opts.Attempts:
-		reason := "attempts"
-		if transport.IsPermanent(err) {
-			reason = "permanent"
-		}
-		t.opts.Log.ErrorContext(ctx, "dead letter", "service", service, "event", d.Type, "attempts", attempts, "reason", reason, "error", err)
-		if !t.forward(ctx, t.names.deadExchange(), string(service), d, attempts, rabbit.Table{
-			headerReason: reason, headerError: clip(err.Error()), headerRoute: d.RoutingKey,
-		}) {
+		if !t.bury(ctx, service, d, attempts, err) {
 			_ = d.Nack(false, true)
 			return
 		}
@@ -430,7 +440,7 @@ func (t *Transport) deliver(ctx context.Context, service transport.Service, d ra
 		if attempts > 1 && rand.IntN(2) == 0 && attempts-2 < len(t.opts.Delays) {
 			delay = t.opts.Delays[attempts-2]
 		}
-		if !t.forward(ctx, "", t.names.retry(service, delay), d, attempts, rabbit.Table{headerError: clip(err.Error())}) {
+		if !t.forward(ctx, "", t.names.retry(service, delay), d, attempts, err, rabbit.Table{}) {
 			_ = d.Nack(false, true)
 			return
 		}
@@ -440,25 +450,57 @@ func (t *Transport) deliver(ctx context.Context, service transport.Service, d ra
 	}
 }
 
-func attemptsOf(d rabbit.Delivery) int {
-	switch n := d.Headers[headerAttempts].(type) {
+// bury stores a message as a dead letter, and reports whether it is stored. One of a trouble that may
+// pass is parked where it falls back into the service's queue by itself.
+func (t *Transport) bury(ctx context.Context, service transport.Service, d rabbit.Delivery, attempts int, died error) bool {
+	exchange, key, counted := t.names.deadExchange(), string(service), attempts
+	replays := int(number(d, headerReplays))
+	now := time.Now().UnixMicro()
+	headers := rabbit.Table{
+		headerReason: string(transport.ReasonOf(died)), headerDied: now, headerTries: int32(attempts), headerReplays: int32(replays),
+		headerFirstFailed: cmp.Or(number(d, headerFirstFailed), now),
+	}
+	var pause time.Duration
+	if transport.Passing(died) && replays < len(t.opts.Pauses) {
+		pause = t.opts.Pauses[replays]
+		exchange, key, counted = "", t.names.parked(service, pause), 0
+		headers[headerReplays] = int32(replays + 1)
+	}
+	t.opts.Log.ErrorContext(ctx, "dead letter", "service", service, "event", d.Type, "attempts", attempts,
+		"reason", headers[headerReason], "error", died, "replayed_in", pause)
+	return t.forward(ctx, exchange, key, d, counted, died, headers)
+}
+
+func number(d rabbit.Delivery, header string) int64 {
+	switch n := d.Headers[header].(type) {
 	case int32:
-		return int(n)
+		return int64(n)
 	case int64:
-		return int(n)
-	case string:
-		v, _ := strconv.Atoi(n)
-		return v
+		return n
 	}
 	return 0
 }
 
-func clip(s string) string { return s[:min(len(s), 400)] }
+func text(d rabbit.Delivery, header string) string {
+	s, _ := d.Headers[header].(string)
+	return s
+}
 
-// forward stores a message elsewhere with its attempts counted, and reports whether it is stored.
-func (t *Transport) forward(ctx context.Context, exchange, key string, d rabbit.Delivery, attempts int, headers rabbit.Table) bool {
+// forward stores a message elsewhere with its attempts counted and its history kept, and reports
+// whether it is stored.
+func (t *Transport) forward(ctx context.Context, exchange, key string, d rabbit.Delivery, attempts int, failed error, headers rabbit.Table) bool {
 	headers[headerAttempts] = int32(attempts)
+	headers[headerError] = transport.ErrorText(failed)
 	headers["traceparent"] = d.Headers["traceparent"]
+	if _, has := headers[headerReplays]; !has {
+		headers[headerReplays] = int32(number(d, headerReplays))
+	}
+	if _, has := headers[headerFirstFailed]; !has {
+		headers[headerFirstFailed] = cmp.Or(number(d, headerFirstFailed), time.Now().UnixMicro())
+	}
+	if headers[headerRoute] = text(d, headerRoute); headers[headerRoute] == "" {
+		headers[headerRoute] = d.RoutingKey
+	}
 	err := t.confirm(ctx, exchange, key, rabbit.Publishing{
 		ContentType: d.ContentType, DeliveryMode: rabbit.Persistent, Timestamp: d.Timestamp, Type: d.Type, Body: d.Body, Headers: headers,
 	})
@@ -471,7 +513,7 @@ func (t *Transport) forward(ctx context.Context, exchange, key string, d rabbit.
 // Depths returns how many messages wait in the queues and the retry ladder, or are being handled in
 // this process, and how many are dead letters.
 func (t *Transport) Depths(_ context.Context) (waiting, dead int, err error) {
-	c, err := rabbit.DialConfig(t.opts.URL, rabbit.Config{Heartbeat: 5 * time.Second, Locale: "en_US", Dial: rabbit.DefaultDial(5 * time.Second)})
+	c, err := t.dial("counting")
 	if err != nil {
 		return 0, 0, fmt.Errorf("amqp: %w", err)
 	}
@@ -495,6 +537,9 @@ func (t *Transport) Depths(_ context.Context) (waiting, dead int, err error) {
 		dead += count(t.names.dead(s))
 		for _, d := range t.opts.Delays {
 			waiting += count(t.names.retry(s, d))
+		}
+		for _, d := range t.opts.Pauses {
+			dead += count(t.names.parked(s, d))
 		}
 	}
 	return waiting + int(t.busy.Load()), dead, err

@@ -25,7 +25,7 @@ import (
 func options(url string) amqp.Options {
 	return amqp.Options{
 		URL: url, Services: []transport.Service{transport.Inventory}, Workers: 16, Log: slog.New(slog.DiscardHandler),
-		Delays: []time.Duration{20 * time.Millisecond, 50 * time.Millisecond},
+		Delays: []time.Duration{20 * time.Millisecond, 50 * time.Millisecond}, Pauses: []time.Duration{},
 	}
 }
 

@@ -1,8 +1,10 @@
 package amqp
 
 import (
+	"errors"
 	"flashsale/transport"
 	"fmt"
+	"math"
 	"time"
 
 	rabbit "github.com/rabbitmq/amqp091-go"
@@ -20,6 +22,18 @@ func (n names) route(s transport.Service, kind string) string { return string(s)
 func (n names) retry(s transport.Service, d time.Duration) string {
 	return fmt.Sprintf("%s%s.retry.%d", n.prefix, s, d.Milliseconds())
 }
+
+// parked is where dead letters wait for their automatic replay.
+func (n names) parked(s transport.Service, d time.Duration) string {
+	return fmt.Sprintf("%s.%d", n.dead(s), d.Milliseconds())
+}
+
+// lock is there while somebody goes through a service's dead letters.
+func (n names) lock(s transport.Service) string { return n.dead(s) + ".lock" }
+
+// noLimit is the delivery limit of queues whose messages are looked at and put back, which counts as
+// a delivery each time. It is said aloud: without it RabbitMQ 4 assumes 20, and then drops.
+const noLimit = int32(math.MaxInt32)
 
 // declare makes exchanges and queues; what is there with the same arguments stays. Only quorum
 // queues: a classic queue confirms before the message is on disk. Nothing here needs more than
@@ -48,7 +62,12 @@ func declareService(ch *rabbit.Channel, n names, s transport.Service, o Options)
 		return t
 	}
 	queue := func(name string, args rabbit.Table) error {
-		if _, err := ch.QueueDeclare(name, true, false, false, false, args); err != nil {
+		_, err := ch.QueueDeclare(name, true, false, false, false, args)
+		var said *rabbit.Error
+		if errors.As(err, &said) && said.Code == rabbit.PreconditionFailed {
+			return fmt.Errorf("amqp: queue %s was declared with other arguments; empty it (move its messages with a shovel), delete it and start again: %w", name, err)
+		}
+		if err != nil {
 			return fmt.Errorf("amqp: queue %s: %w", name, err)
 		}
 		return nil
@@ -64,18 +83,26 @@ func declareService(ch *rabbit.Channel, n names, s transport.Service, o Options)
 	if err := ch.QueueBind(n.queue(s), string(s)+".#", n.events(), false, nil); err != nil {
 		return fmt.Errorf("amqp: bind %s: %w", n.queue(s), err)
 	}
-	if err := queue(n.dead(s), quorum(nil)); err != nil {
+	if err := queue(n.dead(s), quorum(rabbit.Table{"x-delivery-limit": noLimit})); err != nil {
 		return err
 	}
 	if err := ch.QueueBind(n.dead(s), string(s), n.deadExchange(), false, nil); err != nil {
 		return fmt.Errorf("amqp: bind %s: %w", n.dead(s), err)
 	}
-	// The ladder: a queue a delay, from which messages fall back into the service's queue.
+	// From these messages fall back into the service's queue by themselves: the ladder, a queue a delay,
+	// and the dead letters that are replayed automatically, a queue a pause.
+	falls := func(name string, after time.Duration, more rabbit.Table) error {
+		more["x-message-ttl"], more["x-dead-letter-strategy"] = after.Milliseconds(), "at-least-once"
+		more["x-dead-letter-exchange"], more["x-dead-letter-routing-key"] = "", n.queue(s)
+		return queue(name, quorum(more))
+	}
 	for _, d := range o.Delays {
-		err := queue(n.retry(s, d), quorum(rabbit.Table{
-			"x-message-ttl": d.Milliseconds(), "x-dead-letter-exchange": "", "x-dead-letter-routing-key": n.queue(s), "x-dead-letter-strategy": "at-least-once",
-		}))
-		if err != nil {
+		if err := falls(n.retry(s, d), d, rabbit.Table{}); err != nil {
+			return err
+		}
+	}
+	for _, d := range o.Pauses {
+		if err := falls(n.parked(s, d), d, rabbit.Table{"x-delivery-limit": noLimit}); err != nil {
 			return err
 		}
 	}

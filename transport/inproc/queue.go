@@ -47,6 +47,9 @@ type Options struct {
 	Depth    int           // envelopes waiting per service, beyond which Send is ErrOverloaded; 100,000
 	Attempts int           // before an envelope is a dead letter; 10
 	Backoff  time.Duration // before the second attempt, doubling up to a minute; 50 ms
+	// Pauses are how long a dead letter of a transport.Passing error waits before its automatic
+	// replays, as many as there are; transport.DefaultPauses.
+	Pauses []time.Duration
 }
 
 func (o Options) filled() Options {
@@ -62,6 +65,9 @@ func (o Options) filled() Options {
 	if o.Backoff == 0 {
 		o.Backoff = 50 * time.Millisecond
 	}
+	if o.Pauses == nil {
+		o.Pauses = transport.DefaultPauses()
+	}
 	return o
 }
 
@@ -71,7 +77,10 @@ type message struct {
 	envelope transport.Envelope
 	body     []byte
 	attempts int
-	reason   string // of the last failure
+	replays  int    // automatic ones
+	reason   string // the text of the last failure
+	why      transport.Reason
+	pause    time.Duration // of a dead one, before it is replayed by itself; 0 when it is not
 	dead     bool
 	failed   bool
 }
@@ -83,6 +92,7 @@ type lane struct {
 
 	mu    sync.Mutex
 	taken map[id.ID]bool // in ready or being handled: not to be read from the file again
+	past  map[id.ID]bool // handled since the reader began to read: what it has read of them is old
 	depth int            // in the file and not dead
 }
 
@@ -111,7 +121,7 @@ func OpenQueue(ctx context.Context, path string, clock func() time.Time, log *sl
 // Handle implements transport.Transport.
 func (q *Queue) Handle(to transport.Service, h transport.Handler) {
 	q.handlers[to] = h
-	q.lanes[to] = &lane{ready: make(chan message, q.opts.Workers*2), wake: make(chan struct{}, 1), taken: map[id.ID]bool{}}
+	q.lanes[to] = &lane{ready: make(chan message, q.opts.Workers*2), wake: make(chan struct{}, 1), taken: map[id.ID]bool{}, past: map[id.ID]bool{}}
 }
 
 // Start implements transport.Transport.
@@ -175,7 +185,8 @@ func (q *Queue) store(ctx context.Context, group []message) ([]struct{}, error) 
 		for i, m := range group {
 			// A dead letter that is sent again is the same envelope: it lives again.
 			done, err := tx.ExecContext(ctx, `INSERT INTO message (id, service, body, not_before, queued_at) VALUES (?,?,?,?,?)
-				ON CONFLICT (id, service) DO UPDATE SET dead = 0, attempts = 0, not_before = excluded.not_before WHERE message.dead = 1`,
+				ON CONFLICT (id, service) DO UPDATE SET dead = 0, attempts = 0, replays = 0, first_failed = 0, replay_at = 0, not_before = excluded.not_before
+				WHERE message.dead = 1`,
 				m.id[:], string(m.service), m.body, now, now)
 			if err != nil {
 				return err
@@ -228,6 +239,8 @@ const readEvery = 25 * time.Millisecond
 func (q *Queue) read(ctx context.Context, service transport.Service, l *lane) {
 	tick := time.NewTicker(readEvery)
 	defer tick.Stop()
+	again := time.NewTicker(reviveEvery)
+	defer again.Stop()
 	for {
 		if err := q.fill(ctx, service, l); err != nil && ctx.Err() == nil {
 			q.log.WarnContext(ctx, "queue cannot be read; it is tried again", "service", service, "error", err)
@@ -237,6 +250,10 @@ func (q *Queue) read(ctx context.Context, service transport.Service, l *lane) {
 			return
 		case <-l.wake:
 		case <-tick.C:
+		case <-again.C:
+			if err := q.revive(ctx, service, l); err != nil && ctx.Err() == nil {
+				q.log.WarnContext(ctx, "dead letters that are due cannot be replayed; it is tried again", "service", service, "error", err)
+			}
 		}
 	}
 }
@@ -245,11 +262,12 @@ func (q *Queue) read(ctx context.Context, service transport.Service, l *lane) {
 func (q *Queue) fill(ctx context.Context, service transport.Service, l *lane) error {
 	l.mu.Lock()
 	room, waiting, taken := cap(l.ready)-len(l.ready), l.depth, len(l.taken)
+	clear(l.past)
 	l.mu.Unlock()
 	if room == 0 || waiting <= taken {
 		return nil
 	}
-	rows, err := q.db.Read.QueryContext(ctx, `SELECT id, body, attempts FROM message WHERE service = ? AND dead = 0 AND not_before <= ? ORDER BY not_before LIMIT ?`,
+	rows, err := q.db.Read.QueryContext(ctx, `SELECT id, body, attempts, replays FROM message WHERE service = ? AND dead = 0 AND not_before <= ? ORDER BY not_before LIMIT ?`,
 		string(service), sqlite.Micros(q.clock()), room+taken)
 	if err != nil {
 		return err
@@ -258,15 +276,15 @@ func (q *Queue) fill(ctx context.Context, service transport.Service, l *lane) er
 	for rows.Next() {
 		m := message{service: service}
 		var mid []byte
-		if err := rows.Scan(&mid, &m.body, &m.attempts); err != nil {
+		if err := rows.Scan(&mid, &m.body, &m.attempts, &m.replays); err != nil {
 			return err
 		}
 		m.id = id.ID(mid)
 		if m.envelope, err = transport.Unmarshal(m.body); err != nil {
-			m.dead, m.reason = true, err.Error()
+			m.die(err)
 		}
 		l.mu.Lock()
-		if !l.taken[m.id] {
+		if !l.taken[m.id] && !l.past[m.id] {
 			select {
 			case l.ready <- m:
 				l.taken[m.id] = true
@@ -297,13 +315,21 @@ func (q *Queue) deliver(ctx context.Context, service transport.Service, l *lane,
 	ctx = context.WithoutCancel(ctx)
 	if !m.dead {
 		if _, err := q.handlers[service](ctx, m.envelope); err != nil {
-			m.attempts++
-			m.failed, m.reason = true, err.Error()
-			m.dead = transport.IsPermanent(err) || m.attempts >= q.opts.Attempts
+			m.failed, m.reason = true, transport.ErrorText(err)
+			switch {
+			case transport.IsPermanent(err) || m.attempts+1 >= q.opts.Attempts:
+				m.die(err)
+				if transport.Passing(err) && m.replays < len(q.opts.Pauses) {
+					m.pause = q.opts.Pauses[m.replays]
+				}
+			default:
+				m.attempts++
+			}
 		}
 	}
 	if m.dead {
-		q.log.ErrorContext(ctx, "dead letter", "service", service, "event", m.envelope.Type, "id", m.id, "attempts", m.attempts, "error", m.reason)
+		q.log.ErrorContext(ctx, "dead letter", "service", service, "event", m.envelope.Type, "id", m.id, "attempts", m.attempts,
+			"reason", m.why, "error", m.reason, "replayed_in", m.pause)
 	}
 	gone, err := q.done.Do(ctx, m)
 	if err != nil {
@@ -311,6 +337,7 @@ func (q *Queue) deliver(ctx context.Context, service transport.Service, l *lane,
 	}
 	l.mu.Lock()
 	delete(l.taken, m.id)
+	l.past[m.id] = true
 	if gone {
 		l.depth--
 	}
@@ -321,11 +348,16 @@ func (q *Queue) deliver(ctx context.Context, service transport.Service, l *lane,
 	}
 }
 
+// die ends a message's last attempt.
+func (m *message) die(err error) {
+	m.attempts++
+	m.dead, m.why, m.reason = true, transport.ReasonOf(err), transport.ErrorText(err)
+}
+
 const maxDelay = time.Minute
 
 // conclude commits what became of a group of messages, and returns for each whether it left the
-// queue by this call. A message that was read just before its row went is handled once more and
-// leaves nothing the second time.
+// queue by this call.
 func (q *Queue) conclude(ctx context.Context, group []message) ([]bool, error) {
 	now := q.clock()
 	gone := make([]bool, len(group))
@@ -335,13 +367,19 @@ func (q *Queue) conclude(ctx context.Context, group []message) ([]bool, error) {
 			var err error
 			switch {
 			case m.dead:
-				done, err = tx.ExecContext(ctx, `UPDATE message SET dead = 1, attempts = ?, reason = ? WHERE id = ? AND service = ? AND dead = 0`,
-					m.attempts, bounded(m.reason), m.id[:], string(m.service))
+				var again time.Time
+				if m.pause > 0 {
+					again = now.Add(m.pause)
+				}
+				done, err = tx.ExecContext(ctx, `UPDATE message SET dead = 1, attempts = ?, reason = ?, why = ?, died_at = ?,
+					first_failed = CASE first_failed WHEN 0 THEN ? ELSE first_failed END, replay_at = ? WHERE id = ? AND service = ? AND dead = 0`,
+					m.attempts, m.reason, string(m.why), sqlite.Micros(now), sqlite.Micros(now), sqlite.Micros(again), m.id[:], string(m.service))
 			case m.failed:
 				delay := min(q.opts.Backoff<<min(m.attempts-1, 20), maxDelay)
 				delay = delay/2 + rand.N(delay/2+1)
-				_, err = tx.ExecContext(ctx, `UPDATE message SET attempts = ?, reason = ?, not_before = ? WHERE id = ? AND service = ?`,
-					m.attempts, bounded(m.reason), sqlite.Micros(now.Add(delay)), m.id[:], string(m.service))
+				_, err = tx.ExecContext(ctx, `UPDATE message SET attempts = ?, reason = ?, not_before = ?,
+					first_failed = CASE first_failed WHEN 0 THEN ? ELSE first_failed END WHERE id = ? AND service = ? AND dead = 0`,
+					m.attempts, m.reason, sqlite.Micros(now.Add(delay)), sqlite.Micros(now), m.id[:], string(m.service))
 			default:
 				done, err = tx.ExecContext(ctx, `DELETE FROM message WHERE id = ? AND service = ? AND dead = 0`, m.id[:], string(m.service))
 			}
@@ -361,8 +399,6 @@ func (q *Queue) conclude(ctx context.Context, group []message) ([]bool, error) {
 	})
 	return gone, err
 }
-
-func bounded(s string) string { return s[:min(len(s), 500)] }
 
 // Depths returns how many envelopes wait, and how many are dead letters.
 func (q *Queue) Depths(ctx context.Context) (waiting, dead int, err error) {

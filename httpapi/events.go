@@ -1,0 +1,126 @@
+package httpapi
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"flashsale/engine"
+	"flashsale/reservation"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gofiber/fiber/v2"
+)
+
+// The pace at which a decision is looked for, and how long a stream may last: a shopper who is still
+// waiting then connects again, as an EventSource does by itself.
+const (
+	firstLook  = 20 * time.Millisecond
+	laterLook  = 500 * time.Millisecond
+	keepAlive  = 10 * time.Second
+	streamTime = time.Minute
+	maxStreams = 20_000
+)
+
+// preferWait reads Prefer: wait=SECONDS (RFC 7240), 0 for none. What is longer than a request may
+// take ends with it.
+func preferWait(c *fiber.Ctx) time.Duration {
+	for part := range strings.SplitSeq(c.Get("Prefer"), ",") {
+		v, ok := strings.CutPrefix(strings.ReplaceAll(part, " ", ""), "wait=")
+		if n, err := strconv.Atoi(v); ok && err == nil && n > 0 {
+			return time.Duration(min(n, 60)) * time.Second
+		}
+	}
+	return 0
+}
+
+// awaitDecision looks at an accepted reservation until it is decided or ctx ends. A refusal is
+// returned as it would have been at once.
+func awaitDecision(ctx context.Context, s Reservations, out engine.Outcome) (engine.Outcome, error) {
+	asked := out.Reservation
+	for wait := firstLook; pause(ctx, wait); wait = min(2*wait, laterLook) {
+		r, err := s.Status(ctx, asked.User, asked.ID)
+		if err != nil || r.State == reservation.Requested {
+			continue // not to be had at the moment, or not decided: both may change
+		}
+		if r.State == reservation.Refused {
+			return out, reservation.Refusal(r.Reason)
+		}
+		out.Reservation, out.Decided = r, true
+		return out, nil
+	}
+	return out, nil
+}
+
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// reservationEvents streams the states of a reservation as server-sent events, and ends with the
+// decision. The writer runs after the handler has returned: it must not touch the request.
+func (a *API) reservationEvents(c *fiber.Ctx, s Reservations) error {
+	v, err := pathID(c)
+	if err != nil {
+		return err
+	}
+	owner := user(c)
+	r, err := s.Status(c.UserContext(), owner, v)
+	if err != nil {
+		return err
+	}
+	select {
+	case a.streams <- struct{}{}:
+	default:
+		return errOverloaded
+	}
+	c.Set("Content-Type", "text/event-stream")
+	c.Set("X-Accel-Buffering", "no") // nginx would hold the events back
+	c.Context().SetBodyStreamWriter(func(w *bufio.Writer) {
+		defer func() { <-a.streams }()
+		ctx, cancel := context.WithTimeout(context.Background(), streamTime)
+		defer cancel()
+		if send(w, r) != nil || r.State != reservation.Requested {
+			return
+		}
+		spoke := a.cfg.Clock()
+		for wait := firstLook; pause(ctx, wait) && !a.draining.Load(); wait = min(2*wait, laterLook) {
+			now, err := s.Status(ctx, owner, v)
+			if err == nil && now.State != reservation.Requested {
+				_ = send(w, now)
+				return
+			}
+			if a.cfg.Clock().Sub(spoke) >= keepAlive { // also finds out whether anybody listens
+				if _, err := w.WriteString(": waiting\n\n"); err != nil || w.Flush() != nil {
+					return
+				}
+				spoke = a.cfg.Clock()
+			}
+		}
+	})
+	return nil
+}
+
+// send writes a state as an event: "requested", or "decided" with what was decided.
+func send(w *bufio.Writer, r reservation.Reservation) error {
+	name := "decided"
+	if r.State == reservation.Requested {
+		name = "requested"
+	}
+	b, err := json.Marshal(viewReservation(r))
+	if err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintf(w, "event: %s\ndata: %s\n\n", name, b); err != nil {
+		return err
+	}
+	return w.Flush()
+}
