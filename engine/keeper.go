@@ -42,9 +42,9 @@ type Keeper struct {
 	hot      map[inventory.ItemID]time.Time // when an item last moved
 	wake     chan struct{}
 
-	pass  sync.Mutex // one pass at a time in this process
-	next  time.Time  // of the next pass over everything
-	brief time.Time  // of the next pass over what is hot
+	pass  chan struct{} // one pass at a time in this process
+	next  time.Time     // of the next pass over everything
+	brief time.Time     // of the next pass over what is hot
 	away  map[int]time.Time
 	wider bool // buckets have been made for every shard of the gate
 }
@@ -69,7 +69,7 @@ const (
 func NewKeeper(gate GateKeeper, books KeeperBooks, clock func() time.Time, dead time.Duration, log *slog.Logger) *Keeper {
 	return &Keeper{
 		gate: gate, books: books, clock: clock, dead: dead, log: log,
-		credited: map[inventory.BucketID]struct{}{}, hot: map[inventory.ItemID]time.Time{}, wake: make(chan struct{}, 1),
+		credited: map[inventory.BucketID]struct{}{}, hot: map[inventory.ItemID]time.Time{}, wake: make(chan struct{}, 1), pass: make(chan struct{}, 1),
 		away: map[int]time.Time{},
 	}
 }
@@ -172,11 +172,25 @@ func (k *Keeper) Tell(ctx context.Context) {
 	}
 }
 
+// begin waits for the pass under way, no longer than its caller does.
+func (k *Keeper) begin(ctx context.Context) error {
+	select {
+	case k.pass <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (k *Keeper) end() { <-k.pass }
+
 // RunOnce makes one pass: recovery, credits, orphans, balance. It is over the items that have moved
 // lately, and over everything when that is due.
 func (k *Keeper) RunOnce(ctx context.Context) error {
-	k.pass.Lock()
-	defer k.pass.Unlock()
+	if err := k.begin(ctx); err != nil {
+		return err
+	}
+	defer k.end()
 	began := k.clock()
 	if began.Before(k.next) {
 		if began.Before(k.brief) {
@@ -201,8 +215,10 @@ func (k *Keeper) RunOnce(ctx context.Context) error {
 // on their way from one bucket to another are nowhere to be had for a moment, so new ones had better
 // arrive before shoppers do.
 func (k *Keeper) Open(ctx context.Context, items []inventory.ItemID) error {
-	k.pass.Lock()
-	defer k.pass.Unlock()
+	if err := k.begin(ctx); err != nil {
+		return err
+	}
+	defer k.end()
 	for range 2 { // the first installs and credits, the second evens out
 		if err := k.look(ctx, items); err != nil {
 			return err
