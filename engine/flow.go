@@ -6,28 +6,36 @@ import (
 	"flashsale/transport"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 )
 
 // Flow sends events where the table says, and keeps the outboxes: an event is removed from its
 // service's outbox once its handler has it, and sent again by the relay if that was never seen.
 type Flow struct {
-	routes map[string]transport.Service
+	routes map[string]Route
 	send   transport.Sender
 	step   time.Duration
 	log    *slog.Logger
 	boxes  map[transport.Service]*outbox
+	after  chan afterwards // nil: nothing runs behind anybody's back
+}
+
+// afterwards is an event that is sent when its cause has been answered.
+type afterwards struct {
+	from  transport.Service
+	event transport.Envelope
 }
 
 // NewFlow returns a flow over a transport. step bounds one handler's work, its follow-ups
 // included.
 func NewFlow(send transport.Sender, step time.Duration, log *slog.Logger) *Flow {
 	f := &Flow{
-		routes: map[string]transport.Service{}, send: send, step: step, log: log,
+		routes: map[string]Route{}, send: send, step: step, log: log,
 		boxes: map[transport.Service]*outbox{},
 	}
 	for _, r := range Table() {
-		f.routes[r.Event] = r.To
+		f.routes[r.Event] = r
 	}
 	return f
 }
@@ -39,11 +47,11 @@ func (f *Flow) Keep(service transport.Service, box transport.Outbox) {
 
 // Dispatch sends an event to its service.
 func (f *Flow) Dispatch(ctx context.Context, e transport.Envelope) (transport.Receipt, error) {
-	to, ok := f.routes[e.Type]
+	r, ok := f.routes[e.Type]
 	if !ok {
 		return transport.Receipt{}, fmt.Errorf("engine: no route for event %q", e.Type)
 	}
-	return f.send.Send(ctx, to, e)
+	return f.send.Send(ctx, r.To, e)
 }
 
 // Handler wraps a service's handler for the transport: what follows is sent on at once, and the
@@ -67,19 +75,85 @@ func (f *Flow) Handler(service transport.Service, handle transport.Handler) tran
 func (f *Flow) Follow(ctx context.Context, service transport.Service, events []transport.Envelope) []transport.Envelope {
 	all := events
 	for _, e := range events {
-		if _, routed := f.routes[e.Type]; !routed {
+		r, routed := f.routes[e.Type]
+		if !routed {
 			continue
 		}
-		receipt, err := f.Dispatch(ctx, e)
-		if err != nil {
-			f.log.WarnContext(ctx, "event stays in the outbox", "service", service, "event", e.Type,
-				"subject", e.Subject, "trace", e.TraceParent, "error", err)
+		if r.After && f.after != nil {
+			select {
+			case f.after <- afterwards{service, e}:
+			default: // too many wait: the relay sends it
+			}
 			continue
 		}
-		f.Sent(service, e.ID)
-		all = append(all[:len(all):len(all)], receipt.Events...)
+		receipt, ok := f.pass(ctx, service, e)
+		if ok {
+			all = append(all[:len(all):len(all)], receipt.Events...)
+		}
 	}
 	return all
+}
+
+// pass sends an event that is in the service's outbox.
+func (f *Flow) pass(ctx context.Context, service transport.Service, e transport.Envelope) (transport.Receipt, bool) {
+	receipt, err := f.Dispatch(ctx, e)
+	if err != nil {
+		f.log.WarnContext(ctx, "event stays in the outbox", "service", service, "event", e.Type,
+			"subject", e.Subject, "trace", e.TraceParent, "error", err)
+		return receipt, false
+	}
+	f.Sent(service, e.ID)
+	return receipt, true
+}
+
+// The bounds of what runs after its cause was answered: events that wait, and events under way. Many
+// are under way at once so that their handlers' writes share transactions.
+const (
+	afterQueue   = 100_000
+	afterWorkers = 256
+)
+
+// Afterwards lets events whose route says After run behind the answer, from now until the function
+// that it returns has been called; that one finishes what waits, or until ctx ends. What is left over
+// is in the outbox.
+func (f *Flow) Afterwards() (finish func(ctx context.Context)) {
+	queue := make(chan afterwards, afterQueue)
+	f.after = queue
+	ended := make(chan struct{})
+	var workers sync.WaitGroup
+	for range afterWorkers {
+		workers.Go(func() {
+			for {
+				select {
+				case a := <-queue:
+					f.passLater(a)
+				case <-ended:
+					select {
+					case a := <-queue:
+						f.passLater(a)
+					default:
+						return
+					}
+				}
+			}
+		})
+	}
+	var once sync.Once
+	return func(ctx context.Context) {
+		once.Do(func() { close(ended) })
+		done := make(chan struct{})
+		go func() { workers.Wait(); close(done) }()
+		select {
+		case <-done:
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (f *Flow) passLater(a afterwards) {
+	ctx, cancel := context.WithTimeout(context.Background(), f.step)
+	defer cancel()
+	f.pass(ctx, a.from, a.event)
 }
 
 // Sent notes that an event has reached its service; its outbox row goes with the next batch.
@@ -107,6 +181,7 @@ const (
 	relayEvery = 500 * time.Millisecond
 	relayAge   = 2 * time.Second // younger rows are on their way already
 	relayBatch = 256
+	sweepEvery = 50 * time.Millisecond
 	sweepBatch = 1000
 	sweepQueue = 100_000
 )
@@ -174,6 +249,11 @@ func (o *outbox) sweep(ctx context.Context) error {
 	for {
 		select {
 		case first := <-o.gone:
+			// Removing is a commit of its own, and nobody waits for it: let others join.
+			select {
+			case <-time.After(sweepEvery):
+			case <-ctx.Done():
+			}
 			o.remove(last, first)
 		case <-ctx.Done():
 			for {

@@ -16,32 +16,35 @@ import (
 type Route struct {
 	Event string
 	To    transport.Service
+	// After says that whoever caused the event is answered before it is handled: the answer does not
+	// depend on it, and it is in the outbox.
+	After bool
 }
 
 // Table is the whole flow: every event that travels, in the order of a purchase.
 func Table() []Route {
 	return []Route{
-		{catalog.EventScheduled, transport.Inventory},
-		{catalog.EventStatus, transport.Inventory},
-		{catalog.EventStockAdded, transport.Inventory},
+		{Event: catalog.EventScheduled, To: transport.Inventory},
+		{Event: catalog.EventStatus, To: transport.Inventory},
+		{Event: catalog.EventStockAdded, To: transport.Inventory},
 
-		{inventory.EventRequested, transport.Inventory},
-		{inventory.EventHeld, transport.Order},
+		{Event: inventory.EventRequested, To: transport.Inventory},
+		{Event: inventory.EventHeld, To: transport.Order, After: true}, // "reserved" is the ledger's word
 
-		{payment.EventRequested, transport.Inventory},
-		{inventory.EventPaying, transport.Payment},
-		{payment.EventCaptured, transport.Inventory},
-		{inventory.EventPaid, transport.Order},
-		{order.EventConfirmed, transport.Notification},
+		{Event: payment.EventRequested, To: transport.Inventory},
+		{Event: inventory.EventPaying, To: transport.Payment},
+		{Event: payment.EventCaptured, To: transport.Inventory},
+		{Event: inventory.EventPaid, To: transport.Order},
+		{Event: order.EventConfirmed, To: transport.Notification, After: true},
 
 		// Compensations: the hold goes back, the order is cancelled, money that came too late too.
-		{inventory.EventPaymentRefused, transport.Payment},
-		{payment.EventDeclined, transport.Inventory},
-		{inventory.EventCancelRequest, transport.Inventory},
-		{inventory.EventReleased, transport.Order},
-		{order.EventCancelled, transport.Notification},
-		{inventory.EventLatePayment, transport.Payment},
-		{payment.EventRefunded, transport.Inventory},
-		{order.EventRefunded, transport.Notification},
+		{Event: inventory.EventPaymentRefused, To: transport.Payment},
+		{Event: payment.EventDeclined, To: transport.Inventory},
+		{Event: inventory.EventCancelRequest, To: transport.Inventory},
+		{Event: inventory.EventReleased, To: transport.Order},
+		{Event: order.EventCancelled, To: transport.Notification, After: true},
+		{Event: inventory.EventLatePayment, To: transport.Payment},
+		{Event: payment.EventRefunded, To: transport.Inventory},
+		{Event: order.EventRefunded, To: transport.Notification, After: true},
 	}
 }

@@ -28,7 +28,6 @@ type Config struct {
 	Verify      Verifier
 	Timeout     time.Duration // of one request
 	MaxRequests int           // under way at the same time; beyond it 503
-	MaxBody     int           // bytes
 	Clock       func() time.Time
 	Log         *slog.Logger
 	// Observe is told about every answered request; nil for nobody.
@@ -51,7 +50,7 @@ type API struct {
 func New(cfg Config) *API {
 	a := &API{cfg: cfg, slots: make(chan struct{}, cfg.MaxRequests), streams: make(chan struct{}, maxStreams), inFlight: inFlight{keys: map[string]struct{}{}}, kinds: mappings()}
 	a.app = fiber.New(fiber.Config{
-		AppName: "flashsale", DisableStartupMessage: true, BodyLimit: cfg.MaxBody, ReadBufferSize: 8 << 10,
+		AppName: "flashsale", DisableStartupMessage: true, BodyLimit: maxSaleBody, ReadBufferSize: 8 << 10,
 		ReadTimeout: 15 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
 		Immutable:    true, // what is read from a request may outlive it, in a group commit or a queue
 		ErrorHandler: a.fail,

@@ -214,7 +214,7 @@ func told(c *fiber.Ctx, tell Tell, e transport.Envelope, status int, sale catalo
 }
 
 func createSale(c *fiber.Ctx, s Catalog, tell Tell) error {
-	body, err := decode[struct {
+	body, err := decodeLarge[struct {
 		Name    string    `json:"name"`
 		OpensAt time.Time `json:"opens_at"`
 		EndsAt  time.Time `json:"ends_at"`

@@ -13,9 +13,24 @@ import (
 	"github.com/gofiber/fiber/v2"
 )
 
+// The most bytes of a body: of a sale with its items, and of everything else.
+const (
+	maxBody     = 16 << 10
+	maxSaleBody = 256 << 10
+)
+
 // decode reads the body once, strictly: JSON in UTF-8, every name known, case-sensitive and only
 // once, numbers that fit, and nothing after it.
 func decode[T any](c *fiber.Ctx) (T, error) {
+	if len(c.Body()) > maxBody {
+		var none T
+		return none, fiber.ErrRequestEntityTooLarge
+	}
+	return decodeLarge[T](c)
+}
+
+// decodeLarge is decode for a body that may be as large as the server takes.
+func decodeLarge[T any](c *fiber.Ctx) (T, error) {
 	var v T
 	kind, params, err := mime.ParseMediaType(c.Get("Content-Type"))
 	if err != nil || kind != "application/json" || params["charset"] != "" && !strings.EqualFold(params["charset"], "utf-8") {

@@ -14,7 +14,7 @@ func testAPI(t *testing.T) *API {
 	t.Helper()
 	return New(Config{
 		Verify:  nil,
-		Timeout: time.Second, MaxRequests: 4, MaxBody: 1 << 10, Clock: time.Now, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Timeout: time.Second, MaxRequests: 4, Clock: time.Now, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	})
 }
 

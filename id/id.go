@@ -99,7 +99,11 @@ func nibble(c byte) byte {
 
 // String returns the canonical form in lower case.
 func (v ID) String() string {
-	var b [36]byte
+	text := v.canonical()
+	return string(text[:])
+}
+
+func (v ID) canonical() (b [36]byte) {
 	hex.Encode(b[0:8], v[0:4])
 	b[8] = '-'
 	hex.Encode(b[9:13], v[4:6])
@@ -109,18 +113,22 @@ func (v ID) String() string {
 	hex.Encode(b[19:23], v[8:10])
 	b[23] = '-'
 	hex.Encode(b[24:36], v[10:16])
-	return string(b[:])
+	return b
 }
 
 // IsZero reports whether v is the zero ID.
 func (v ID) IsZero() bool { return v == ID{} }
 
 // MarshalText writes the canonical form; the zero ID is written as the empty text.
-func (v ID) MarshalText() ([]byte, error) {
+func (v ID) MarshalText() ([]byte, error) { return v.AppendText(nil) }
+
+// AppendText appends what MarshalText writes.
+func (v ID) AppendText(b []byte) ([]byte, error) {
 	if v.IsZero() {
-		return nil, nil
+		return b, nil
 	}
-	return []byte(v.String()), nil
+	text := v.canonical()
+	return append(b, text[:]...), nil
 }
 
 // UnmarshalText reads what MarshalText wrote. It returns ErrInvalid for anything else.

@@ -7,10 +7,10 @@ import (
 	"flag"
 	"flashsale/id"
 	"flashsale/transport"
+	"flashsale/transport/transporttest"
 	"maps"
 	"os"
 	"path/filepath"
-	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -33,7 +33,7 @@ func envelope() transport.Envelope {
 }
 
 // same: to the last detail, that the time is in UTC included.
-func same(a, b transport.Envelope) bool { return reflect.DeepEqual(a, b) }
+func same(a, b transport.Envelope) bool { return transporttest.Same(a, b) }
 
 // TestGolden: programs of another version write and read these bytes. A file that must change means
 // another transport.SchemaVersion.

@@ -37,6 +37,7 @@ type Envelope struct {
 	Time        time.Time       // when it was said, UTC
 	TraceParent string          // W3C trace context, empty when there is none
 	Data        json.RawMessage // the payload, a JSON object
+	payload     any             // the same before it was encoded, for as long as it stays in the process
 }
 
 // New returns the envelope of an event that happens once per subject: its id is derived from type
@@ -55,13 +56,16 @@ func Repeatable(kind string, source Service, subject id.ID, discriminator string
 	}
 	return Envelope{
 		ID: id.Derive("event", kind, subject.String(), discriminator), Type: kind, Source: source,
-		Subject: subject, Time: at.UTC(), TraceParent: trace, Data: body,
+		Subject: subject, Time: at.UTC(), TraceParent: trace, Data: body, payload: data,
 	}
 }
 
 // Decode reads the payload of an envelope into a T. Its error is Permanent: a payload that does
 // not decode now never will.
 func Decode[T any](e Envelope) (T, error) {
+	if v, ok := e.payload.(T); ok {
+		return v, nil
+	}
 	var v T
 	if err := json.Unmarshal(e.Data, &v); err != nil {
 		return v, PermanentAs(ReasonMalformed, fmt.Errorf("payload of %s %s: %w", e.Type, e.ID, err))

@@ -437,6 +437,12 @@ func apiOperators(t *testing.T, s *stall) {
 	}
 	op.want(422, "unknown-sku", "POST", "/api/v1/admin/sales", sale(map[string]any{"items": []any{map[string]any{"sku": "NOTHING", "unit_price": price, "stock": 1}}}))
 
+	var many []any
+	for n := range 400 {
+		many = append(many, map[string]any{"sku": fmt.Sprint("UNKNOWN-", n), "unit_price": price, "stock": 1})
+	}
+	op.want(422, "unknown-sku", "POST", "/api/v1/admin/sales", sale(map[string]any{"items": many}))
+
 	// A sale that is not open sells nothing; a paused one neither; an ended one is ended for good.
 	shopper.want(422, "sale-not-open", "POST", "/api/v1/reservations", w.reserve(1), "Idempotency-Key", "early")
 	s.open(w)
@@ -875,7 +881,11 @@ func apiBadInput(k *contract) func(*testing.T, *stall) {
 				} {
 					p.want(400, "malformed", method, path, body, key...)
 				}
-				p.want(413, "body-too-large", method, path, `{"a":"`+strings.Repeat("x", maxBody)+`"}`, key...)
+				most := 16 << 10
+				if pattern == "/api/v1/admin/sales" { // up to 1000 items
+					most = 256 << 10
+				}
+				p.want(413, "body-too-large", method, path, `{"a":"`+strings.Repeat("x", most)+`"}`, key...)
 				p.want(415, "unsupported-media-type", method, path, "{}", append(key, "Content-Type", "text/plain")...)
 				p.want(415, "unsupported-media-type", method, path, "{}", append(key, "Content-Type", "")...)
 				p.want(415, "unsupported-media-type", method, path, "{}", append(key, "Content-Type", "application/json; charset=latin1")...)

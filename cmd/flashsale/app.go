@@ -38,6 +38,7 @@ type app struct {
 	stores *stores
 	wires  *wiring
 	flow   *engine.Flow
+	finish func(context.Context) // what still follows from answered requests
 	gate   engine.GateKeeper
 	keeper *engine.Keeper
 	audit  engine.Audit
@@ -106,7 +107,7 @@ func build(ctx context.Context, cfg Config, log *slog.Logger) (_ *app, err error
 			c, err := a.tokens.Verify(t)
 			return c.User, c.Role, err
 		},
-		Timeout: cfg.RequestTimeout, MaxRequests: cfg.MaxRequests, MaxBody: maxBody, Clock: a.clock, Log: log,
+		Timeout: cfg.RequestTimeout, MaxRequests: cfg.MaxRequests, Clock: a.clock, Log: log,
 	})
 	for _, role := range roleTable() {
 		if !cfg.has(role.name) {
@@ -135,7 +136,6 @@ func (a *app) auditNow(ctx context.Context) ([]audit.Check, error) {
 
 const (
 	stepBound = 15 * time.Second
-	maxBody   = 16 << 10
 	termsAge  = 250 * time.Millisecond // how old a sale's terms may be at admission
 )
 
@@ -385,6 +385,7 @@ func (a *app) run(ctx context.Context) error {
 			return fmt.Errorf("gate: %w", err)
 		}
 	}
+	a.finish = a.flow.Afterwards()
 	if err := a.wires.start(ctx); err != nil {
 		return err
 	}
@@ -439,6 +440,7 @@ func (a *app) stop(ctx context.Context) error {
 		a.api.Drain()
 		err = a.api.Stop(ctx)
 		_ = a.listen.Close() // a server that had not begun to accept is not stopped by Stop
+		a.finish(ctx)
 		err = errors.Join(err, a.wires.stop(ctx))
 		a.cancel()
 		a.running.Wait()

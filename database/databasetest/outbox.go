@@ -4,8 +4,8 @@ package databasetest
 import (
 	"flashsale/id"
 	"flashsale/transport"
+	"flashsale/transport/transporttest"
 	"fmt"
-	"reflect"
 	"slices"
 	"sync"
 	"testing"
@@ -109,7 +109,7 @@ func must(t testing.TB, err error) {
 }
 
 // same: to the last detail, that the time is in UTC included.
-func same(a, b transport.Envelope) bool { return reflect.DeepEqual(a, b) }
+func same(a, b transport.Envelope) bool { return transporttest.Same(a, b) }
 
 func outboxKeeps(t *testing.T, b *box) {
 	e := transport.New("thing.happened", transport.Payment, id.Derive("x"), time.Date(2026, 11, 21, 10, 0, 0, 123456000, time.FixedZone("CET", 3600)),

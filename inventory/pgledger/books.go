@@ -46,7 +46,7 @@ func (l *Ledger) Reopen(ctx context.Context, bucket inventory.BucketID) (invento
 		err := tx.QueryRow(ctx, `UPDATE bucket SET epoch = epoch + 1 WHERE sale = $1 AND sku = $2 AND shard = $3
 			RETURNING epoch, granted, held, sold, credit_seq`, bucket.Item.Sale, bucket.Item.SKU, bucket.Shard).
 			Scan(&b.Epoch, &b.Granted, &b.Held, &b.Sold, &b.CreditSeq)
-		if err != nil {
+		if err != nil || b.Held+b.Sold == 0 { // nobody has anything in it
 			return err
 		}
 		rows, err := tx.Query(ctx, `SELECT r.user_id, sum(g.qty)::int FROM leg g JOIN reservation r ON r.id = g.reservation

@@ -37,7 +37,7 @@ type Options struct {
 	Timeout time.Duration // of one round trip; 500 ms
 	Batch   int           // takes of one pipeline; 128
 	Queue   int           // takes that may wait per shard, beyond which ErrUnavailable; 10,000
-	Conns   int           // pipelines under way per shard; 2
+	Conns   int           // pipelines under way per shard; 1: the next group forms meanwhile
 	TTL     time.Duration // of a bucket nobody installs again; 7 days
 }
 
@@ -52,7 +52,7 @@ func (o Options) filled() Options {
 		o.Queue = 10_000
 	}
 	if o.Conns == 0 {
-		o.Conns = 2
+		o.Conns = 1
 	}
 	if o.TTL == 0 {
 		o.TTL = 7 * 24 * time.Hour

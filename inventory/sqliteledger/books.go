@@ -59,7 +59,7 @@ func (l *Ledger) Reopen(ctx context.Context, bucket inventory.BucketID) (invento
 		err := tx.QueryRowContext(ctx, `UPDATE bucket SET epoch = epoch + 1 WHERE sale = ? AND sku = ? AND shard = ?
 			RETURNING epoch, granted, held, sold, credit_seq`, bucket.Item.Sale[:], bucket.Item.SKU, bucket.Shard).
 			Scan(&b.Epoch, &b.Granted, &b.Held, &b.Sold, &b.CreditSeq)
-		if err != nil {
+		if err != nil || b.Held+b.Sold == 0 { // nobody has anything in it
 			return err
 		}
 		rows, err := tx.QueryContext(ctx, `SELECT r.user_id, sum(g.qty) FROM leg g JOIN reservation r ON r.id = g.reservation
