@@ -114,8 +114,8 @@ func (t *takeBench) benchmark(ctx context.Context, expect float64, d time.Durati
 	defer cancel()
 	text, _, err := output(bound, baseEnv(), nil, "redis-benchmark", "-p", t.port, "-c", "50", "-P", "64", "-n", strconv.FormatInt(n, 10),
 		"-r", "1000000000", "--csv", "EVALSHA", t.sha, "4", t.prefix+"m", t.prefix+"p", t.prefix+"d", t.prefix+"u:"+strconv.FormatInt(t.epoch, 10),
-		"01900000-0000-7000-8000-__rand_int__", strconv.FormatInt(t.epoch, 10), "01900000-0000-7000-9000-__rand_int__", "1", "10",
-		strconv.FormatInt(time.Now().Add(30*time.Second).UnixMilli(), 10), "604800")
+		strconv.FormatInt(t.epoch, 10), "604800", "01900000-0000-7000-8000-__rand_int__", "01900000-0000-7000-9000-__rand_int__", "1", "10",
+		strconv.FormatInt(time.Now().Add(30*time.Second).UnixMilli(), 10))
 	if err != nil {
 		return 0, err
 	}

@@ -54,6 +54,7 @@ func ExerciseGate(t *testing.T, open func(t *testing.T) Gate) {
 		"install brings the shoppers":       gateInstallUsers,
 		"buckets do not touch":              gateIndependent,
 		"the crowd gets exactly the stock":  gateCrowd,
+		"one shopper many times at once":    gateOneShopper,
 		"any sequence, against a model":     gateModel,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -346,6 +347,44 @@ func gateCrowd(t *testing.T, g Gate) {
 	if got.Load() < stock-2 { // at most two units are left to those who want three
 		t.Fatalf("%d of %d handed out", got.Load(), stock)
 	}
+}
+
+// gateOneShopper: takes that come together, the same one repeated among them, count one by one.
+func gateOneShopper(t *testing.T, g Gate) {
+	b := bucket(t, "A", 1)
+	const stock, limit, crowd = 1000, 7, 300
+	install(t, g, b, 1, stock)
+	again := take(b, 1, user(0), 2)
+	again.Limit = limit
+	var got, repeats atomic.Int64
+	var wg sync.WaitGroup
+	for n := range crowd {
+		wg.Go(func() {
+			k := again
+			if n%3 > 0 {
+				k = take(b, 1, user(0), 1)
+				k.Limit = limit
+			}
+			_, err := g.Take(t.Context(), k)
+			switch {
+			case err == nil && n%3 == 0:
+				repeats.Add(1)
+			case err == nil:
+				got.Add(1)
+			case !errors.Is(err, reservation.ErrLimitReached):
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	units := got.Load()
+	if repeats.Load() > 0 { // however often it was asked and answered
+		units += int64(again.Qty)
+	}
+	if units > limit || units < limit-1 {
+		t.Fatalf("%d units for a shopper who may have %d", units, limit)
+	}
+	wantLevel(t, g, b, inventory.Level{Epoch: 1, Available: stock - units, Pending: units})
 }
 
 // gateModel compares any sequence of operations with a plain model of one bucket.

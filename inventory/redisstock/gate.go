@@ -314,33 +314,57 @@ func (g *Gate) Take(ctx context.Context, t inventory.Take) (inventory.Taken, err
 	return a.taken, a.err
 }
 
+// place is a bucket as the caller knows it.
+type place struct {
+	bucket inventory.BucketID
+	epoch  int64
+}
+
+// maxTakes bounds the takes of one script: Lua passes them on as arguments.
+const maxTakes = 500
+
+// takeGroup runs a group's takes, one script a bucket and epoch.
 func (g *Gate) takeGroup(ctx context.Context, s *shard, group []inventory.Take) []answer {
-	calls := make([]call, len(group))
+	var calls []call
+	var asked [][]int // by call, the places of its takes in the group
+	open := map[place]int{}
 	for i, t := range group {
-		k := keysOf(t.Bucket)
-		calls[i] = call{"take", []string{k.meta, k.pending, k.due, k.usersOf(t.Epoch)}, []any{
-			t.ID.String(), t.Epoch, t.User.String(), t.Qty, t.Limit, t.Deadline.UnixMilli(), int64(g.opts.TTL.Seconds()),
-		}}
+		p := place{t.Bucket, t.Epoch}
+		c, ok := open[p]
+		if !ok || len(asked[c]) == maxTakes {
+			k := keysOf(t.Bucket)
+			c = len(calls)
+			open[p] = c
+			calls = append(calls, call{"take", []string{k.meta, k.pending, k.due, k.usersOf(t.Epoch)}, []any{t.Epoch, int64(g.opts.TTL.Seconds())}})
+			asked = append(asked, nil)
+		}
+		calls[c].args = append(calls[c].args, t.ID.String(), t.User.String(), t.Qty, t.Limit, t.Deadline.UnixMilli())
+		asked[c] = append(asked[c], i)
 	}
 	out := make([]answer, len(group))
 	cmds, err := s.run(ctx, g.opts.Timeout, calls)
-	for i := range group {
-		if err != nil {
-			out[i].err = err
-			continue
+	for c, places := range asked {
+		var n []int64
+		cause := err
+		if cause == nil {
+			if n, cause = cmds[c].Int64Slice(); cause != nil || len(n) != 3*len(places) {
+				cause = fmt.Errorf("%w: take answered %v (%v)", inventory.ErrUncertain, cmds[c].Val(), cause)
+			}
 		}
-		out[i] = takeAnswer(cmds[i])
+		for j, i := range places {
+			if cause != nil {
+				out[i].err = cause
+				continue
+			}
+			out[i] = takeAnswer(n[3*j], n[3*j+1], n[3*j+2])
+		}
 	}
 	return out
 }
 
-func takeAnswer(cmd *redis.Cmd) answer {
-	n, err := cmd.Int64Slice()
-	if err != nil || len(n) != 3 {
-		return answer{err: fmt.Errorf("%w: take answered %v: %w", inventory.ErrUncertain, cmd.Val(), err)}
-	}
-	a := answer{taken: inventory.Taken{UserHas: int(n[1]), Available: n[2]}}
-	switch n[0] {
+func takeAnswer(code, had, available int64) answer {
+	a := answer{taken: inventory.Taken{UserHas: int(had), Available: available}}
+	switch code {
 	case 0:
 	case 1:
 		a.err = inventory.ErrShort
@@ -356,10 +380,6 @@ func takeAnswer(cmd *redis.Cmd) answer {
 
 // conclude runs settle or abort for takes, a script a bucket and epoch.
 func (g *Gate) conclude(ctx context.Context, script string, takes []inventory.TakeRef) error {
-	type place struct {
-		bucket inventory.BucketID
-		epoch  int64
-	}
 	args := map[place][]any{}
 	for _, t := range takes {
 		p := place{t.Bucket, t.Epoch}

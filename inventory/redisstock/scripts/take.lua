@@ -1,26 +1,58 @@
--- Take units of one bucket.
+-- Take units of one bucket, for a group of shoppers, in order.
 -- KEYS  1 meta  2 pending  3 due  4 users of the epoch
--- ARGV  1 take  2 epoch  3 user  4 quantity  5 limit per shopper (0 none)  6 deadline, ms  7 time to live, s
--- Answer {code, units the shopper had, available}: 0 taken, 1 short, 2 limit, 3 fenced, 4 closed.
+-- ARGV  1 epoch  2 time to live, s; then for each take: take, user, quantity, limit per shopper (0 none), deadline, ms
+-- Answer for each take {code, units the shopper had, available}, flat: 0 taken, 1 short, 2 limit, 3 fenced, 4 closed.
 -- Safe to run twice: a take that is pending is answered the same again. Everything is checked before
 -- the first write, because a script that fails half-way is not rolled back.
 local m = redis.call('HMGET', KEYS[1], 'run', 'epoch', 'avail')
-if m[1] ~= RUN then return {4, 0, 0} end
-if m[2] ~= ARGV[2] then return {3, 0, 0} end
-local avail, qty, limit = tonumber(m[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local had = tonumber(redis.call('HGET', KEYS[4], ARGV[3]) or '0')
-if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 then return {0, had - qty, avail} end
-if limit > 0 and had + qty > limit then return {2, had, avail} end
-if avail < qty then return {1, had, avail} end
-redis.call('HINCRBY', KEYS[1], 'avail', -qty)
-redis.call('HINCRBY', KEYS[1], 'pend', qty)
-redis.call('HSET', KEYS[2], ARGV[1], ARGV[4] .. ' ' .. ARGV[3] .. ' ' .. ARGV[6])
-redis.call('ZADD', KEYS[3], ARGV[6], ARGV[1])
-redis.call('HINCRBY', KEYS[4], ARGV[3], qty)
--- The first pending take and the first shopper set the time to live; a sale that ended vanishes.
-if redis.call('HLEN', KEYS[2]) == 1 then
-  redis.call('EXPIRE', KEYS[2], ARGV[7])
-  redis.call('EXPIRE', KEYS[3], ARGV[7])
+local n = (#ARGV - 2) / 5
+local out = {}
+local closed = m[1] ~= RUN and 4 or m[2] ~= ARGV[1] and 3
+if closed then
+  for i = 1, n do out[3 * i - 2], out[3 * i - 1], out[3 * i] = closed, 0, 0 end
+  return out
 end
-if redis.call('HLEN', KEYS[4]) == 1 then redis.call('EXPIRE', KEYS[4], ARGV[7]) end
-return {0, had, avail - qty}
+local takes, users = {}, {}
+for i = 1, n do takes[i], users[i] = ARGV[5 * i - 2], ARGV[5 * i - 1] end
+local known = redis.call('HMGET', KEYS[2], unpack(takes))
+local counts = redis.call('HMGET', KEYS[4], unpack(users))
+local has, gained, seen, records, due, sum = {}, {}, {}, {}, {}, 0
+local avail = tonumber(m[3])
+for i = 1, n do has[users[i]] = tonumber(counts[i] or '0') end
+for i = 1, n do
+  local take, user, deadline = takes[i], users[i], ARGV[5 * i + 2]
+  local qty, limit, had = tonumber(ARGV[5 * i]), tonumber(ARGV[5 * i + 1]), has[user]
+  local code = 0
+  if known[i] or seen[take] then
+    had = had - qty
+  elseif limit > 0 and had + qty > limit then
+    code = 2
+  elseif avail < qty then
+    code = 1
+  else
+    avail, sum, seen[take] = avail - qty, sum + qty, true
+    has[user], gained[user] = had + qty, (gained[user] or 0) + qty
+    records[#records + 1] = take
+    records[#records + 1] = ARGV[5 * i] .. ' ' .. user .. ' ' .. deadline
+    due[#due + 1] = deadline
+    due[#due + 1] = take
+  end
+  out[3 * i - 2], out[3 * i - 1], out[3 * i] = code, had, avail
+end
+if sum == 0 then return out end
+redis.call('HINCRBY', KEYS[1], 'avail', -sum)
+redis.call('HINCRBY', KEYS[1], 'pend', sum)
+redis.call('HSET', KEYS[2], unpack(records))
+redis.call('ZADD', KEYS[3], unpack(due))
+local shoppers = 0
+for user, qty in pairs(gained) do
+  redis.call('HINCRBY', KEYS[4], user, qty)
+  shoppers = shoppers + 1
+end
+-- The first pending takes and the first shoppers set the time to live; a sale that ended vanishes.
+if redis.call('HLEN', KEYS[2]) * 2 == #records then
+  redis.call('EXPIRE', KEYS[2], ARGV[2])
+  redis.call('EXPIRE', KEYS[3], ARGV[2])
+end
+if redis.call('HLEN', KEYS[4]) <= shoppers then redis.call('EXPIRE', KEYS[4], ARGV[2]) end
+return out
