@@ -40,17 +40,17 @@ func NewAdmission(gate inventory.Gate, sales SaleReader, clock func() time.Time,
 // refused is a refusal with what the gate remembers of the shopper.
 type refused struct {
 	error
-	had int // units the shopper had already: the request may be a repetition that won
+	had  int  // units the shopper had already: the request may be a repetition that won
+	late bool // the sale was open, and is not any more
 }
 
 func (r refused) Unwrap() error { return r.error }
 
 const admitAttempts = 4
 
-// Admit takes the units of a request at the gate and returns the claim for the ledger. seen is the
-// price the shopper saw, or zero. Refusals are the reservation errors, and nothing is taken then.
+// Admit takes the units of a request at the gate and returns the claim for the ledger. Refusals are the reservation errors, and nothing is taken then.
 // ErrOverloaded when gate or ledger cannot be reached.
-func (a *Admission) Admit(ctx context.Context, req reservation.Request, seen money.Money, trace string) (inventory.Claim, error) {
+func (a *Admission) Admit(ctx context.Context, req reservation.Request, trace string) (inventory.Claim, error) {
 	for attempt := 0; ; attempt++ {
 		sale, current, err := a.sales.get(ctx, req.Sale, attempt > 0)
 		if err != nil {
@@ -63,7 +63,7 @@ func (a *Admission) Admit(ctx context.Context, req reservation.Request, seen mon
 			a.log.WarnContext(ctx, "the sale cannot be read", "sale", req.Sale, "error", err)
 			return inventory.Claim{}, reservation.ErrOverloaded
 		}
-		item, err := a.check(sale, req, seen)
+		item, err := a.check(sale, req)
 		if errors.Is(err, reservation.ErrSaleNotOpen) && !current && attempt == 0 && sale.MayOpenAt(a.clock()) {
 			continue // an operator may have opened it since the terms were read
 		}
@@ -85,9 +85,10 @@ func (a *Admission) Admit(ctx context.Context, req reservation.Request, seen mon
 }
 
 // check holds a request against the sale's terms. The ledger checks status, limit and item again.
-func (a *Admission) check(sale inventory.Sale, req reservation.Request, seen money.Money) (inventory.Item, error) {
-	if !sale.OpenAt(a.clock()) {
-		return inventory.Item{}, reservation.ErrSaleNotOpen
+func (a *Admission) check(sale inventory.Sale, req reservation.Request) (inventory.Item, error) {
+	if now := a.clock(); !sale.OpenAt(now) {
+		// Once it was open, the request may be the repetition of one that was made then.
+		return inventory.Item{}, refused{error: reservation.ErrSaleNotOpen, late: sale.Status != inventory.Scheduled && !now.Before(sale.OpensAt)}
 	}
 	most := reservation.MaxQuantity
 	if sale.Limit > 0 && sale.Limit < most {
@@ -100,7 +101,7 @@ func (a *Admission) check(sale inventory.Sale, req reservation.Request, seen mon
 		if req.Quantity < 1 || req.Quantity > most {
 			return item, reservation.ErrQuantity
 		}
-		if (seen != money.Money{}) && seen != item.UnitPrice {
+		if (req.Seen != money.Money{}) && req.Seen != item.UnitPrice {
 			return item, reservation.ErrPrice
 		}
 		return item, nil
@@ -127,7 +128,7 @@ func (a *Admission) draw(ctx context.Context, sale inventory.Sale, item inventor
 			continue
 		}
 		if sale.Limit > 0 && had+req.Quantity > sale.Limit {
-			return nil, false, refused{reservation.ErrLimitReached, had}
+			return nil, false, refused{error: reservation.ErrLimitReached, had: had}
 		}
 		ledgered += b.Available()
 		leg, taken, err := a.take(ctx, sale, b, req, req.Quantity, had)
@@ -139,7 +140,7 @@ func (a *Admission) draw(ctx context.Context, sale inventory.Sale, item inventor
 			left[i] = taken.Available
 			free += taken.Available
 		case errors.Is(err, reservation.ErrLimitReached):
-			return nil, false, refused{reservation.ErrLimitReached, had}
+			return nil, false, refused{error: reservation.ErrLimitReached, had: had}
 		default: // closed or away: where the ledger has nothing, the gate has nothing either; fenced: the terms are old
 			stale = stale || b.Available() > 0 || errors.Is(err, inventory.ErrFenced)
 		}
@@ -148,7 +149,7 @@ func (a *Admission) draw(ctx context.Context, sale inventory.Sale, item inventor
 		}
 	}
 	if sale.Limit > 0 && had+req.Quantity > sale.Limit {
-		return nil, false, refused{reservation.ErrLimitReached, had}
+		return nil, false, refused{error: reservation.ErrLimitReached, had: had}
 	}
 	if free >= int64(req.Quantity) { // combined, in the order of the shards, as the ledger locks
 		need := req.Quantity
@@ -170,14 +171,14 @@ func (a *Admission) draw(ctx context.Context, sale inventory.Sale, item inventor
 		stale = true // somebody was faster in between: look again
 	}
 	if stale {
-		return nil, true, refused{reservation.ErrOverloaded, had}
+		return nil, true, refused{error: reservation.ErrOverloaded, had: had}
 	}
 	if _, sold := item.Sum(); sold == item.Total {
-		return nil, false, refused{reservation.ErrSoldOut, had}
+		return nil, false, refused{error: reservation.ErrSoldOut, had: had}
 	}
 	// The ledger may know units that no bucket of the gate shows: they are being given back, or are on
 	// their way from one bucket to another.
-	return nil, ledgered >= int64(req.Quantity), refused{reservation.ErrHeldOut, had}
+	return nil, ledgered >= int64(req.Quantity), refused{error: reservation.ErrHeldOut, had: had}
 }
 
 // take asks one bucket; elsewhere are the units that the shopper has in others. A take whose answer was lost is aborted at once: it was never handed to the

@@ -7,7 +7,6 @@ import (
 	"flashsale/catalog"
 	"flashsale/groupcommit"
 	"flashsale/inventory"
-	"flashsale/money"
 	"flashsale/payment"
 	"flashsale/reservation"
 	"flashsale/transport"
@@ -100,7 +99,7 @@ func (s *Inventory) decide(ctx context.Context, e transport.Envelope) ([]transpo
 			refusal = reservation.ErrOverloaded
 			if attempt < retakes {
 				var again inventory.Claim
-				if again, refusal = s.admission.Admit(ctx, claim.Request, money.Money{}, e.TraceParent); refusal == nil {
+				if again, refusal = s.admission.Admit(ctx, claim.Request, e.TraceParent); refusal == nil {
 					claim = again
 					continue
 				}
@@ -325,7 +324,9 @@ func (s *Inventory) Answer(ctx context.Context, q transport.Question) (json.RawM
 			if errors.Is(err, reservation.ErrNotFound) {
 				return inventory.ReservationData{}, nil // the zero reservation says "none"
 			}
-			return inventory.Data(r), err
+			d := inventory.Data(r)
+			d.Fingerprint = r.Fingerprint[:]
+			return d, err
 		})
 	case askBound:
 		return answer(ctx, q, func(ctx context.Context, a byShopper) (int, error) {

@@ -5,7 +5,6 @@ import (
 	"flashsale/id"
 	"flashsale/inventory"
 	"flashsale/inventory/memstock"
-	"flashsale/money"
 	"flashsale/reservation"
 	"fmt"
 	"log/slog"
@@ -49,7 +48,7 @@ func (d *desk) pass() {
 func (d *desk) buy(who string, qty int) error {
 	req := d.request(who, "k")
 	req.Quantity = qty
-	_, err := d.reserve.Reserve(d.t.Context(), req, money.Money{}, "")
+	_, err := d.reserve.Reserve(d.t.Context(), req, "")
 	return err
 }
 

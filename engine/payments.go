@@ -249,7 +249,7 @@ const probeBatch = 100
 // what follows. A charge that the provider does not have is voided first, so that it cannot be
 // captured after the hold went back.
 func (s *Payments) Probe(ctx context.Context, age time.Duration) ([]transport.Envelope, error) {
-	stuck, err := s.store.Stuck(ctx, []payment.State{payment.Charging, payment.Unknown, payment.Refunding}, age, probeBatch)
+	stuck, err := s.store.Stuck(ctx, []payment.State{payment.Requested, payment.Charging, payment.Unknown, payment.Refunding}, age, probeBatch)
 	if err != nil {
 		return nil, err
 	}
@@ -267,7 +267,11 @@ func (s *Payments) Probe(ctx context.Context, age time.Duration) ([]transport.En
 }
 
 func (s *Payments) probe(ctx context.Context, p payment.Payment) ([]transport.Envelope, error) {
-	if p.State == payment.Refunding {
+	switch p.State {
+	case payment.Requested: // nobody has moved the hold: say it again, whatever became of the message
+		e, _ := payment.Follow(p)
+		return []transport.Envelope{e}, nil
+	case payment.Refunding:
 		return s.refund(ctx, p)
 	}
 	asking, cancel := context.WithTimeout(ctx, s.patience)

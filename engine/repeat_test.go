@@ -82,7 +82,7 @@ func (d *desk) request(who, key string) reservation.Request {
 // draw takes the units of a request at the gate, as a process does that then goes no further.
 func (d *desk) draw(req reservation.Request) inventory.Claim {
 	d.t.Helper()
-	claim, err := d.admission.Admit(d.t.Context(), req, money.Money{}, "")
+	claim, err := d.admission.Admit(d.t.Context(), req, "")
 	must(d.t, err)
 	return claim
 }
@@ -112,17 +112,17 @@ func TestRepeatedWhileUndecided(t *testing.T) {
 			mine, other := d.request("ann", "k"), d.request("ann", "another")
 			claim := d.draw(mine)
 			for _, req := range []reservation.Request{mine, other} {
-				if _, err := d.reserve.Reserve(t.Context(), req, money.Money{}, ""); !errors.Is(err, reservation.ErrInFlight) {
+				if _, err := d.reserve.Reserve(t.Context(), req, ""); !errors.Is(err, reservation.ErrInFlight) {
 					t.Errorf("%s while the first is undecided: %v", req.Key, err)
 				}
 			}
 			_, err := d.deliver(claim)
 			must(t, err)
-			out, err := d.reserve.Reserve(t.Context(), mine, money.Money{}, "")
+			out, err := d.reserve.Reserve(t.Context(), mine, "")
 			if err != nil || !out.Replayed || out.Reservation.State != reservation.Held {
 				t.Errorf("the same request again: %+v, %v", out, err)
 			}
-			if _, err := d.reserve.Reserve(t.Context(), other, money.Money{}, ""); !errors.Is(err, setting.final) {
+			if _, err := d.reserve.Reserve(t.Context(), other, ""); !errors.Is(err, setting.final) {
 				t.Errorf("another request: %v, want %v", err, setting.final)
 			}
 		})

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"flashsale/id"
 	"flashsale/inventory"
-	"flashsale/money"
 	"flashsale/reservation"
 	"flashsale/transport"
 	"log/slog"
@@ -45,11 +44,10 @@ type Outcome struct {
 }
 
 // Reserve binds units for a shopper: take at the gate, commit in the ledger, and only then
-// "reserved". seen is the price the shopper saw, or zero. A refusal is one of the reservation
-// errors. ErrOverloaded means that nothing was reserved; ErrUncertain that nobody knows yet, and
+// "reserved". A refusal is one of the reservation errors. ErrOverloaded means that nothing was reserved; ErrUncertain that nobody knows yet, and
 // that repeating the request with its key finds out.
-func (r *Reservations) Reserve(ctx context.Context, req reservation.Request, seen money.Money, trace string) (Outcome, error) {
-	claim, err := r.admission.Admit(ctx, req, seen, trace)
+func (r *Reservations) Reserve(ctx context.Context, req reservation.Request, trace string) (Outcome, error) {
+	claim, err := r.admission.Admit(ctx, req, trace)
 	if err != nil {
 		return r.replay(ctx, req, err)
 	}
@@ -95,7 +93,7 @@ func outcome(receipt transport.Receipt, yes, no string) (Outcome, error) {
 // the ledger.
 func doubt(ctx context.Context, read ReservationReader, req reservation.Request, refusal error) (row *reservation.Reservation, undecided bool, err error) {
 	var known refused
-	if !errors.As(refusal, &known) || known.had == 0 {
+	if !errors.As(refusal, &known) || known.had == 0 && !known.late {
 		return nil, false, nil
 	}
 	// In this order: what is committed between the two reads is seen by the second.
@@ -124,7 +122,7 @@ func (r *Reservations) replay(ctx context.Context, req reservation.Request, refu
 		return Outcome{}, reservation.ErrInFlight
 	case row == nil:
 		return Outcome{}, plain(refusal)
-	case row.Sale != req.Sale || row.SKU != req.SKU || row.Quantity != req.Quantity || row.Cart != req.Cart:
+	case row.Fingerprint != req.Fingerprint():
 		return Outcome{}, reservation.ErrKeyReused
 	case row.State == reservation.Refused:
 		return Outcome{}, reservation.Refusal(row.Reason)

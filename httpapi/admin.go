@@ -18,6 +18,3 @@ func (a *API) MountAudit(run func(ctx context.Context) ([]audit.Check, error)) {
 		return c.JSON(fiber.Map{"clean": audit.Clean(checks), "checks": checks})
 	})
 }
-
-// MountMetrics adds /metrics.
-func (a *API) MountMetrics(h fiber.Handler) { a.app.Get("/metrics", h) }

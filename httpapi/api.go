@@ -30,8 +30,6 @@ type Config struct {
 	MaxRequests int           // under way at the same time; beyond it 503
 	Clock       func() time.Time
 	Log         *slog.Logger
-	// Observe is told about every answered request; nil for nobody.
-	Observe func(route, method string, status int, took time.Duration)
 }
 
 // API is the server. Mount what the process runs, then Serve.
@@ -146,9 +144,6 @@ func (a *API) log(c *fiber.Ctx, began time.Time) {
 	if route == "/" {
 		route = "unmatched"
 	}
-	if a.cfg.Observe != nil {
-		a.cfg.Observe(route, c.Method(), status, took)
-	}
 	level := slog.LevelDebug
 	if status >= 500 {
 		level = slog.LevelWarn
@@ -203,8 +198,8 @@ func hexes(s string, n int) bool {
 // auth lets in who has a valid token, and for operators only, who is one.
 func (a *API) auth(role account.Role) fiber.Handler {
 	return func(c *fiber.Ctx) error {
-		token, ok := strings.CutPrefix(c.Get("Authorization"), "Bearer ")
-		if !ok || token == "" {
+		scheme, token, _ := strings.Cut(c.Get("Authorization"), " ")
+		if !strings.EqualFold(scheme, "Bearer") || token == "" {
 			return errNoToken
 		}
 		user, has, err := a.cfg.Verify(token)
@@ -247,7 +242,7 @@ func (f *inFlight) enter(user id.ID, route, key string) (leave func(), err error
 // idempotencyKey returns the request's key: 1 to 128 visible ASCII characters.
 func idempotencyKey(c *fiber.Ctx) (string, error) {
 	k := c.Get("Idempotency-Key")
-	ok := len(k) >= 1 && len(k) <= 128
+	ok := len(k) >= 1 && len(k) <= 128 && len(c.Request().Header.PeekAll("Idempotency-Key")) == 1
 	for i := range len(k) {
 		ok = ok && k[i] > ' ' && k[i] < 0x7f
 	}

@@ -20,7 +20,7 @@ const (
 	firstLook  = 20 * time.Millisecond
 	laterLook  = 500 * time.Millisecond
 	keepAlive  = 10 * time.Second
-	streamTime = time.Minute
+	streamTime = 25 * time.Second // within the server's bound on writing an answer
 	maxStreams = 20_000
 )
 

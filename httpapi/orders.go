@@ -10,6 +10,7 @@ import (
 	"flashsale/money"
 	"flashsale/order"
 	"flashsale/payment"
+	"strings"
 	"time"
 
 	"github.com/gofiber/fiber/v2"
@@ -228,8 +229,8 @@ func (a *API) pay(c *fiber.Ctx, s Payments) error {
 	if err != nil {
 		return err
 	}
-	if n := len(body.Method); n < 1 || n > 128 {
-		return badBody{"The body needs method, the token of a means of payment, of at most 128 bytes."}
+	if n := len(body.Method); n < 1 || n > 128 || strings.ContainsFunc(body.Method, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return badBody{"The body needs method, the token of a means of payment: 1 to 128 visible ASCII characters."}
 	}
 	leave, err := a.inFlight.enter(user(c), "pay "+v.String(), key)
 	if err != nil {

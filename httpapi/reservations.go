@@ -15,7 +15,7 @@ import (
 
 // Reservations are the use cases behind the reservation routes.
 type Reservations interface {
-	Reserve(ctx context.Context, req reservation.Request, seen money.Money, trace string) (engine.Outcome, error)
+	Reserve(ctx context.Context, req reservation.Request, trace string) (engine.Outcome, error)
 	Cancel(ctx context.Context, user, reservation id.ID, trace string) (engine.Outcome, error)
 	Status(ctx context.Context, user, reservation id.ID) (reservation.Reservation, error)
 }
@@ -84,8 +84,8 @@ func (a *API) reserve(c *fiber.Ctx, s Reservations) error {
 	}
 	defer leave()
 	out, err := s.Reserve(c.UserContext(), reservation.Request{
-		User: user(c), Key: key, Sale: body.Sale, SKU: body.SKU, Quantity: body.Quantity, Cart: body.Cart,
-	}, seen, trace(c))
+		User: user(c), Key: key, Sale: body.Sale, SKU: body.SKU, Quantity: body.Quantity, Cart: body.Cart, Seen: seen,
+	}, trace(c))
 	if err != nil {
 		return err
 	}
@@ -105,7 +105,14 @@ func (a *API) reserve(c *fiber.Ctx, s Reservations) error {
 		c.Set("Retry-After", "1")
 		return c.Status(fiber.StatusAccepted).JSON(viewReservation(out.Reservation))
 	}
-	return c.Status(fiber.StatusCreated).JSON(viewReservation(out.Reservation))
+	status := fiber.StatusCreated
+	if out.Replayed && out.Reservation.State.Terminal() { // it was made, and is over
+		if out.Reservation.State == reservation.Expired {
+			return reservation.ErrExpired
+		}
+		status = fiber.StatusOK
+	}
+	return c.Status(status).JSON(viewReservation(out.Reservation))
 }
 
 type reservationView struct {

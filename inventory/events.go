@@ -25,13 +25,15 @@ const (
 
 // ClaimData is the payload of reservation.requested.
 type ClaimData struct {
-	User     id.ID     `json:"user"`
-	Key      string    `json:"key"`
-	Sale     id.ID     `json:"sale"`
-	SKU      string    `json:"sku"`
-	Quantity int       `json:"quantity"`
-	Cart     id.ID     `json:"cart,omitzero"`
-	Legs     []LegData `json:"legs"`
+	User     id.ID  `json:"user"`
+	Key      string `json:"key"`
+	Sale     id.ID  `json:"sale"`
+	SKU      string `json:"sku"`
+	Quantity int    `json:"quantity"`
+	Cart     id.ID  `json:"cart,omitzero"`
+	// Seen is the price that the shopper saw; it belongs to the request's fingerprint.
+	Seen money.Money `json:"seen,omitzero"`
+	Legs []LegData   `json:"legs"`
 	// Promised says that the shopper was told "accepted": a refusal must then be recorded.
 	Promised bool `json:"promised"`
 }
@@ -48,7 +50,7 @@ type LegData struct {
 func NewClaimData(c Claim, promised bool) ClaimData {
 	d := ClaimData{
 		User: c.Request.User, Key: c.Request.Key, Sale: c.Request.Sale, SKU: c.Request.SKU,
-		Quantity: c.Request.Quantity, Cart: c.Request.Cart, Promised: promised,
+		Quantity: c.Request.Quantity, Cart: c.Request.Cart, Seen: c.Request.Seen, Promised: promised,
 	}
 	for _, l := range c.Legs {
 		d.Legs = append(d.Legs, LegData{Take: l.Take, Shard: l.Bucket.Shard, Epoch: l.Epoch, Qty: l.Qty})
@@ -61,7 +63,7 @@ func (d ClaimData) Claim(trace string) Claim {
 	item := ItemID{Sale: d.Sale, SKU: d.SKU}
 	c := Claim{
 		Request: reservation.Request{
-			User: d.User, Key: d.Key, Sale: d.Sale, SKU: d.SKU, Quantity: d.Quantity, Cart: d.Cart,
+			User: d.User, Key: d.Key, Sale: d.Sale, SKU: d.SKU, Quantity: d.Quantity, Cart: d.Cart, Seen: d.Seen,
 		},
 		TraceParent: trace,
 	}
@@ -88,6 +90,8 @@ type ReservationData struct {
 	// Replayed says that the reservation had been made before by the same request. It is said to
 	// the sender only, never in the outbox.
 	Replayed bool `json:"replayed,omitempty"`
+	// Fingerprint is there only in the answer to who asks for a reservation.
+	Fingerprint []byte `json:"fingerprint,omitempty"`
 }
 
 // CancelData is the payload of reservation.cancel_requested.
@@ -104,12 +108,14 @@ func Data(r reservation.Reservation) ReservationData {
 	}
 }
 
-// Row returns the reservation of the payload, without its fingerprint.
+// Row returns the reservation of the payload, with its fingerprint if that is there.
 func (d ReservationData) Row() reservation.Reservation {
-	return reservation.Reservation{
+	r := reservation.Reservation{
 		ID: d.Reservation, User: d.User, Sale: d.Sale, SKU: d.SKU, Quantity: d.Quantity, UnitPrice: d.UnitPrice,
 		State: d.State, Reason: d.Reason, Payment: d.Payment, Cart: d.Cart, CreatedAt: d.CreatedAt, ExpiresAt: d.ExpiresAt,
 	}
+	copy(r.Fingerprint[:], d.Fingerprint)
+	return r
 }
 
 // Held returns the event that a reservation was made.

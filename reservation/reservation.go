@@ -81,6 +81,8 @@ type Request struct {
 	SKU      string
 	Quantity int
 	Cart     id.ID // the cart it comes from, or none
+	// Seen is the price of a unit that the shopper saw, or zero: another one is refused.
+	Seen money.Money
 }
 
 // MaxQuantity bounds the units of one reservation, whatever a sale allows.
@@ -95,10 +97,15 @@ func (r Request) ID() id.ID { return id.DeriveFor(r.User, "reservation", r.Key) 
 func (r Request) Fingerprint() [32]byte {
 	var n [8]byte
 	binary.BigEndian.PutUint64(n[:], uint64(int64(r.Quantity)))
-	b := make([]byte, 0, 16+8+16+len(r.SKU))
+	b := make([]byte, 0, 16+8+16+8+4+len(r.SKU))
 	b = append(b, r.Sale[:]...)
 	b = append(b, n[:]...)
 	b = append(b, r.Cart[:]...)
+	if r.Seen != (money.Money{}) { // a currency is three letters, a SKU comes last
+		b = binary.BigEndian.AppendUint64(b, uint64(r.Seen.Amount))
+		b = append(b, r.Seen.Currency...)
+		b = append(b, 0)
+	}
 	b = append(b, r.SKU...)
 	return sha256.Sum256(b)
 }

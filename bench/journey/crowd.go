@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -210,7 +211,7 @@ func (r *Run) count(end ending, err error) {
 func (r *Run) shop(ctx context.Context, n int) (ending, error) {
 	rng := rand.New(rand.NewPCG(r.crowd.Seed, uint64(n)))
 	me := r.person("")
-	who := map[string]string{"email": fmt.Sprintf("shopper-%d-%d@example.com", r.crowd.Seed, n), "password": "correct horse " + strconv.Itoa(n)}
+	who := map[string]string{"email": fmt.Sprintf("shopper-%d-%d-%s@example.com", r.crowd.Seed, n, strings.ToLower(r.sale.SKU)), "password": "correct horse " + strconv.Itoa(n)}
 	a, err := me.patient(ctx, "register", http.MethodPost, "/api/v1/auth/register", "", who)
 	if done := err == nil && (a.status == http.StatusCreated || a.repeated && a.problem().is("email-taken")); !done {
 		return failed, orSurprise(err, a, "register")

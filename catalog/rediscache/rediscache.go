@@ -4,7 +4,6 @@ package rediscache
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -21,7 +20,7 @@ type Cache struct {
 func Open(url, prefix string) (*Cache, error) {
 	opt, err := redis.ParseURL(url)
 	if err != nil {
-		return nil, fmt.Errorf("cache: the URL is not valid (want redis://host:port/0): %w", err)
+		return nil, errors.New("cache: the URL is not valid (want redis://host:port/0)") // its error would show the password
 	}
 	opt.DialTimeout, opt.ReadTimeout, opt.WriteTimeout = 200*time.Millisecond, 100*time.Millisecond, 100*time.Millisecond
 	opt.MaxRetries, opt.DialerRetries = -1, 1 // a miss is cheaper than a retry

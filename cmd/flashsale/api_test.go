@@ -450,6 +450,10 @@ func apiOperators(t *testing.T, s *stall) {
 	s.status(w, "pause")
 	shopper.eventually("/api/v1/sales/"+w.sale, "status", "paused")
 	s.refusedSoon(shopper, w, "sale-not-open")
+	// What was made while it was open is still there for whoever repeats the request.
+	if again := shopper.do("POST", "/api/v1/reservations", w.reserve(1), "Idempotency-Key", "first"); again.status != 201 || again.text("state") != "held" {
+		t.Errorf("a repetition while the sale is paused: %d %v", again.status, again.body)
+	}
 	s.status(w, "open")
 	stock := "/api/v1/admin/sales/" + w.sale + "/items/" + w.sku + "/stock"
 	for range 2 { // the same addition twice is one
@@ -580,6 +584,9 @@ func apiReservations(t *testing.T, s *stall) {
 	}
 	ann.eventually(self, "state", "cancelled")
 	ann.want(200, "", "DELETE", self, nil) // twice is once
+	if s.mode == Sync {
+		ann.want(200, "", "POST", "/api/v1/reservations", w.reserve(2), "Idempotency-Key", "1") // it was made, and is over
+	}
 	order := ann.eventually("/api/v1/orders/"+one.text("id"), "state", "cancelled")
 	ann.want(409, "illegal-move", "POST", "/api/v1/orders/"+order.text("id")+"/payments", map[string]any{"method": "tok_ok"}, "Idempotency-Key", "p")
 	s.stockIs(w, 4, 2) // what was given back can be bought again, to the last unit
@@ -632,6 +639,9 @@ func apiIdempotency(t *testing.T, s *stall) {
 	}
 	if s.mode == Sync {
 		p.want(422, "idempotency-key-reused", "POST", "/api/v1/reservations", w.reserve(2), "Idempotency-Key", "k")
+		priced := w.reserve(1)
+		priced["unit_price"] = map[string]any{"amount": 9900, "currency": "EUR"}
+		p.want(422, "idempotency-key-reused", "POST", "/api/v1/reservations", priced, "Idempotency-Key", "k")
 	}
 	for _, key := range []string{"", strings.Repeat("k", 129), "a b", "ü", "a\tb"} {
 		p.want(400, "idempotency-key", "POST", "/api/v1/reservations", w.reserve(1), "Idempotency-Key", key)
@@ -728,7 +738,9 @@ func apiPayments(t *testing.T, s *stall) {
 	s.stockIs(w, 5, 4)
 	p.want(400, "idempotency-key", "POST", pay(r), map[string]any{"method": "tok_ok"})
 	p.want(400, "malformed", "POST", pay(r), map[string]any{"method": ""}, "Idempotency-Key", "m")
-	p.want(400, "malformed", "POST", pay(r), map[string]any{"method": strings.Repeat("x", 129)}, "Idempotency-Key", "m")
+	for _, method := range []string{strings.Repeat("x", 129), "tok ok", "tok\u0000", "tök"} {
+		p.want(400, "malformed", "POST", pay(r), map[string]any{"method": method}, "Idempotency-Key", "m")
+	}
 	p.want(400, "malformed", "POST", pay(r), map[string]any{"method": "tok_ok", "amount": 1}, "Idempotency-Key", "m")
 }
 
@@ -786,6 +798,9 @@ func apiExpiry(t *testing.T, s *stall) {
 	p.eventually("/api/v1/reservations/"+r.text("id"), "state", "expired")
 	p.eventually("/api/v1/orders/"+r.text("id"), "state", "cancelled")
 	p.want(410, "expired", "DELETE", "/api/v1/reservations/"+r.text("id"), nil)
+	if s.mode == Sync {
+		p.want(410, "expired", "POST", "/api/v1/reservations", w.reserve(1), "Idempotency-Key", "k")
+	}
 	p.want(410, "expired", "POST", "/api/v1/orders/"+r.text("id")+"/payments", map[string]any{"method": "tok_ok"}, "Idempotency-Key", "p")
 	s.stockIs(w, 1, 1)
 	again := s.held(p, w, 1, "k2")

@@ -26,6 +26,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"os"
 	"sync"
 	"time"
 )
@@ -95,8 +96,8 @@ func build(ctx context.Context, cfg Config, log *slog.Logger) (_ *app, err error
 	}
 	a.flow = engine.NewFlow(a.wires.events, stepBound, log)
 	a.audit = engine.Audit{Outboxes: map[transport.Service]transport.Outbox{}, Clock: a.clock}
-	if q, ok := a.wires.events.(engine.Queues); ok {
-		a.audit.Queues = q
+	if a.wires.queue != nil {
+		a.audit.Queues = a.wires.queue
 	}
 	a.tokens, err = token.New(a.cfg.TokenSecrets, cfg.AccessTTL, a.clock)
 	if err != nil {
@@ -118,6 +119,7 @@ func build(ctx context.Context, cfg Config, log *slog.Logger) (_ *app, err error
 		}
 	}
 	a.api.MountAudit(a.auditNow)
+	a.api.ReadyWhen(a.readiness())
 	a.api.MountDeadLetters(a.wires.deadLetters())
 	a.loops = append(a.loops, a.flow.Run)
 	return a, nil
@@ -195,20 +197,30 @@ func (a *app) openGate(ctx context.Context) error {
 	return a.openRedis(ctx)
 }
 
+const queueFile = "queue.db"
+
 // openTransport chooses how the steps of the flow travel.
 func (a *app) openTransport(ctx context.Context) error {
 	a.wires = &wiring{local: map[transport.Service]transport.Answerer{}}
 	switch {
-	case a.cfg.embedded() && a.cfg.Mode == Async:
-		q, err := inproc.OpenQueue(ctx, dataFolder{a.cfg.Data}.file("queue.db"), a.clock, a.log, inproc.Options{})
-		if err != nil {
-			return err
-		}
-		a.wires.events = q
 	case a.cfg.embedded():
+		file := dataFolder{a.cfg.Data}.file(queueFile)
 		a.wires.events = inproc.New()
+		if _, err := os.Stat(file); err == nil || a.cfg.Mode == Async {
+			q, err := inproc.OpenQueue(ctx, file, a.clock, a.log, inproc.Options{})
+			if err != nil {
+				return err
+			}
+			a.wires.queue = q
+		}
 	default:
 		a.openServers()
+	}
+	switch {
+	case a.wires.queue != nil && a.cfg.Mode == Async:
+		a.wires.events = a.wires.queue
+	case a.wires.queue != nil:
+		a.wires.events = draining{a.wires.events, a.wires.queue}
 	}
 	a.closers = append(a.closers, func() {
 		ctx, cancel := context.WithTimeout(context.Background(), a.cfg.DrainFor)
@@ -438,6 +450,7 @@ func (a *app) stop(ctx context.Context) error {
 	var err error
 	a.once.Do(func() {
 		a.api.Drain()
+		_ = sleep(ctx, a.cfg.DrainNotice) // whoever sends requests here sees it before they are refused
 		err = a.api.Stop(ctx)
 		_ = a.listen.Close() // a server that had not begun to accept is not stopped by Stop
 		a.finish(ctx)

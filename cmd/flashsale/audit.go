@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flashsale/audit"
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -32,9 +34,17 @@ is in memory, and is rebuilt for the audit); a running one answers GET /api/v1/a
 			if err := cfg.fill(cmd.Flags(), os.Getenv); err != nil {
 				return err
 			}
+			var wrong []error
+			cfg.validateRoles(func(format string, args ...any) { wrong = append(wrong, fmt.Errorf(format, args...)) })
+			if err := errors.Join(wrong...); err != nil {
+				return err
+			}
 			checks, err := auditOnce(cmd.Context(), cfg, settle)
 			if err != nil {
 				return err
+			}
+			if len(checks) == 0 {
+				return fmt.Errorf("the roles %s have no books: nothing was audited", strings.Join(cfg.Roles, ", "))
 			}
 			out := cmd.OutOrStdout()
 			if asJSON {
@@ -47,7 +57,10 @@ is in memory, and is rebuilt for the audit); a running one answers GET /api/v1/a
 				printChecks(out, checks)
 			}
 			if !audit.Clean(checks) {
-				return fmt.Errorf("the books do not balance: %w", errFailed)
+				if cfg.embedded() {
+					return errors.New("the books do not balance. If the process was killed, steps may have been under way: start it once and stop it, then audit again")
+				}
+				return errors.New("the books do not balance")
 			}
 			return nil
 		},
@@ -60,12 +73,17 @@ is in memory, and is rebuilt for the audit); a running one answers GET /api/v1/a
 
 // auditOnce opens what the audit reads, waits for what is on its way, and audits.
 func auditOnce(ctx context.Context, cfg Config, settle time.Duration) ([]audit.Check, error) {
+	if cfg.embedded() {
+		if _, err := os.Stat(dataFolder{cfg.Data}.file("inventory.db")); err != nil {
+			return nil, fmt.Errorf("there are no books in %s; name the folder with --data, or set DATABASE_URL: %w", cfg.Data, err)
+		}
+	}
 	a, err := build(ctx, cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil, err
 	}
 	defer a.closeAll()
-	if cfg.embedded() { // the gate of a stopped process is empty: rebuild it as the next start would
+	if cfg.embedded() && a.keeper != nil { // the gate of a stopped process is empty: rebuild it as the next start would
 		if err := a.keeper.RunOnce(ctx); err != nil {
 			return nil, err
 		}

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
 	"os"
@@ -30,7 +31,7 @@ type Config struct {
 	Mode           Mode
 	Roles          []string
 	Listen         string            // public API, host:port
-	InternalListen string            // calls between services and /metrics, host:port
+	InternalListen string            // calls between services, host:port
 	Peers          map[string]string // service → base URL of its internal listener
 	InternalToken  string            // what services show each other
 	Data           string            // folder of the embedded default
@@ -57,6 +58,7 @@ type Config struct {
 	KeepEvery      time.Duration
 	ShardDeadAfter time.Duration
 	DrainFor       time.Duration
+	DrainNotice    time.Duration
 
 	PaymentLatency       time.Duration
 	PaymentDeclineRate   float64
@@ -125,6 +127,7 @@ func (c *Config) settings() []setting {
 		{name: "keep-every", help: "interval of the gate's keeper", value: (*durationValue)(&c.KeepEvery)},
 		{name: "shard-dead-after", help: "how long a shard of the gate may be away before the others get its stock", value: (*durationValue)(&c.ShardDeadAfter)},
 		{name: "drain-for", help: "how long a stop may take", value: (*durationValue)(&c.DrainFor)},
+		{name: "drain-notice", help: "how long /readyz says no at a stop before new requests are refused; more than a load balancer's interval", value: (*durationValue)(&c.DrainNotice)},
 		{name: "payment-latency", help: "simulated provider: most time to answer", value: (*durationValue)(&c.PaymentLatency)},
 		{name: "payment-decline-rate", help: "simulated provider: share declined", value: &rateValue{&c.PaymentDeclineRate}},
 		{name: "payment-timeout-rate", help: "simulated provider: share that never answers, nothing charged", value: &rateValue{&c.PaymentTimeoutRate}},
@@ -146,7 +149,7 @@ func defaults() Config {
 		AccessTTL: 15 * time.Minute, PasswordMemory: 19 << 10, PasswordSlots: 2,
 		OperatorEmail:  "operator@example.com",
 		RequestTimeout: 10 * time.Second, MaxRequests: 4096, PendingFor: 30 * time.Second,
-		ExpireEvery: 250 * time.Millisecond, KeepEvery: 250 * time.Millisecond, ShardDeadAfter: 10 * time.Second, DrainFor: 20 * time.Second,
+		ExpireEvery: 250 * time.Millisecond, KeepEvery: 250 * time.Millisecond, ShardDeadAfter: 10 * time.Second, DrainFor: 20 * time.Second, DrainNotice: time.Second,
 		PaymentLatency: 20 * time.Millisecond, PaymentPatience: 3 * time.Second, ProbeAfter: 5 * time.Second,
 		MailFrom: "shop@example.com", LogLevel: "info", LogFormat: "text",
 	}
@@ -212,8 +215,28 @@ func (c *Config) fill(flags *pflag.FlagSet, getenv func(string) string) error {
 			}
 		}
 	}
+	if err := c.checkURLs(); err != nil {
+		return err
+	}
 	for name, node := range file {
 		return fmt.Errorf("configuration file %s, line %d: there is no setting %q; `flashsale serve --help` lists them", path, node.Line, name)
+	}
+	return nil
+}
+
+// checkURLs refuses what is no URL without repeating it: the error of whoever opens it would, password
+// and all.
+func (c *Config) checkURLs() error {
+	named := map[string][]string{
+		"DATABASE_URL": {strings.ReplaceAll(c.DatabaseURL, "{database}", "x")}, "REDIS_URLS": c.RedisURLs, "CACHE_URL": {c.CacheURL},
+		"AMQP_URL": {c.AMQPURL}, "SMTP_URL": {c.SMTPURL}, "WEBHOOK_URL": {c.WebhookURL}, "DATABASE_URLS": slices.Collect(maps.Values(c.DatabaseURLs)),
+	}
+	for _, name := range slices.Sorted(maps.Keys(named)) {
+		for _, text := range named[name] {
+			if u, err := url.Parse(text); err != nil || text != "" && u.Scheme == "" {
+				return fmt.Errorf("%s is not a URL; set scheme://user:password@host:port/…, with special characters in the password as %%XX", name)
+			}
+		}
 	}
 	return nil
 }
@@ -256,17 +279,7 @@ func (c *Config) validate() error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 
-	if c.Mode != Sync && c.Mode != Async {
-		bad("mode is %q; set sync or async", c.Mode)
-	}
-	if len(c.Roles) == 0 {
-		bad("roles is empty; name at least one of %s", strings.Join(allRoles(), ", "))
-	}
-	for _, r := range c.Roles {
-		if !slices.Contains(allRoles(), r) {
-			bad("there is no role %q; the roles are %s", r, strings.Join(allRoles(), ", "))
-		}
-	}
+	c.validateRoles(bad)
 	if c.embedded() {
 		if len(c.Roles) != len(allRoles()) {
 			bad("the embedded default runs all roles in one process; to split them set DATABASE_URL, REDIS_URLS and, for async, AMQP_URL")
@@ -299,6 +312,9 @@ func (c *Config) validate() error {
 			bad("%s is %s; set a duration above zero, such as 5s", name, d)
 		}
 	}
+	if c.DrainNotice < 0 || c.DrainNotice >= c.DrainFor && c.DrainFor > 0 {
+		bad("drain-notice is %s; set zero or more, and less than drain-for, which is %s", c.DrainNotice, c.DrainFor)
+	}
 	if c.PaymentLatency < 0 {
 		bad("payment-latency is %s; set zero or more", c.PaymentLatency)
 	}
@@ -326,6 +342,21 @@ func (c *Config) validate() error {
 		bad("smtp-url and webhook-url are both set; notifications go one way, unset one")
 	}
 	return errors.Join(errs...)
+}
+
+// validateRoles checks what every command needs.
+func (c *Config) validateRoles(bad func(string, ...any)) {
+	if c.Mode != Sync && c.Mode != Async {
+		bad("mode is %q; set sync or async", c.Mode)
+	}
+	if len(c.Roles) == 0 {
+		bad("roles is empty; name at least one of %s", strings.Join(allRoles(), ", "))
+	}
+	for _, r := range c.Roles {
+		if !slices.Contains(allRoles(), r) {
+			bad("there is no role %q; the roles are %s", r, strings.Join(allRoles(), ", "))
+		}
+	}
 }
 
 const minSecret = 32

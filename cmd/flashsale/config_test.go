@@ -69,6 +69,7 @@ func TestConfigRefused(t *testing.T) {
 		"no shards":                       {args: []string{"--shards=0"}, say: "set 1 to 64"},
 		"no port":                         {args: []string{"--listen=localhost"}, say: "set host:port"},
 		"no time":                         {args: []string{"--drain-for=0s"}, say: "set a duration above zero"},
+		"a notice longer than the stop":   {args: []string{"--drain-notice=1m"}, say: "less than drain-for"},
 		"negative latency":                {args: []string{"--payment-latency=-1s"}, say: "set zero or more"},
 		"probing what is under way":       {args: []string{"--probe-after=3s"}, say: "set more than payment-patience"},
 		"rates above one":                 {args: []string{"--payment-decline-rate=0.6", "--payment-timeout-rate=0.6"}, say: "lower them"},

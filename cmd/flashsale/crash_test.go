@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -174,6 +175,64 @@ func waitDone(t *testing.T, run *journey.Run, n int) {
 	}
 }
 
+// TestModeChanges: what was accepted in the asynchronous wiring is decided when the process comes back
+// in the synchronous one.
+func TestModeChanges(t *testing.T) {
+	t.Parallel()
+	data := filepath.Join(t.TempDir(), "data")
+	listen := net.JoinHostPort("127.0.0.1", strconv.Itoa(testenv.FreePort(t)))
+	p := &program{t: t, url: "http://" + listen}
+	serve := []string{"serve", "--data", data, "--listen", listen, "--password-memory=64", "--log-level=error", "--mode"}
+	client := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 32}}
+	t.Cleanup(client.CloseIdleConnections)
+	p.args = append(serve, "async")
+	p.start()
+	s := &stall{t: t, mode: Async}
+	s.operator = person{t: t, client: client, base: p.url}.login(testOperator, testPassword)
+	w := s.sell(400, 0, time.Minute)
+	s.open(w)
+	ann := s.nobody().register("ann")
+	accepted := make(chan string, 400)
+	var all sync.WaitGroup
+	for worker := range 8 {
+		all.Go(func() {
+			for n := range 50 { // until the process is gone
+				req, _ := http.NewRequestWithContext(t.Context(), http.MethodPost, p.url+"/api/v1/reservations",
+					strings.NewReader(fmt.Sprintf(`{"sale_id":%q,"sku":%q,"quantity":1}`, w.sale, w.sku)))
+				req.Header.Set("Content-Type", "application/json")
+				req.Header.Set("Authorization", "Bearer "+ann.token)
+				req.Header.Set("Idempotency-Key", fmt.Sprintf("%d-%d", worker, n))
+				resp, err := client.Do(req)
+				if err != nil {
+					return
+				}
+				if resp.StatusCode == http.StatusAccepted {
+					accepted <- resp.Header.Get("Location")
+				}
+				_ = resp.Body.Close()
+			}
+		})
+	}
+	for len(accepted) < 40 {
+		if t.Context().Err() != nil {
+			t.Fatal("nothing is accepted")
+		}
+	}
+	p.end(syscall.SIGKILL)
+	all.Wait()
+	close(accepted)
+	p.args = append(serve, "sync")
+	p.start()
+	for location := range accepted {
+		ann.eventually(location, "state", "held")
+	}
+	client.CloseIdleConnections()
+	p.end(syscall.SIGTERM)
+	if report, err := p.command("audit", "--data", data).Output(); err != nil || !strings.Contains(string(report), " 9. queues drained") {
+		t.Errorf("audit: %v\n%s", err, report)
+	}
+}
+
 // TestRestart: sales, stock, holds, orders, carts and tokens outlive the process.
 func TestRestart(t *testing.T) {
 	t.Parallel()
@@ -230,7 +289,7 @@ func TestShed(t *testing.T) {
 	t.Parallel()
 	cfg := quick(Sync)
 	cfg.Data = filepath.Join(t.TempDir(), "data")
-	cfg.MaxRequests = 1
+	cfg.MaxRequests, cfg.DrainNotice = 1, 2*time.Second
 	cfg.PaymentLatency, cfg.PaymentPatience, cfg.ProbeAfter = 4*time.Second, 5*time.Second, 6*time.Second
 	h := &house{}
 	a := h.run(t, cfg)
@@ -244,7 +303,13 @@ func TestShed(t *testing.T) {
 	r := s.held(ann, w, 1, "k")
 	paying := make(chan said)
 	go func() {
-		paying <- ann.do("POST", "/api/v1/orders/"+r.text("order_id")+"/payments", map[string]any{"method": "tok_ok"}, "Idempotency-Key", "p")
+		for { // the only slot may be taken by who looks for a request that is shed
+			got := ann.do("POST", "/api/v1/orders/"+r.text("order_id")+"/payments", map[string]any{"method": "tok_ok"}, "Idempotency-Key", "p")
+			if got.status != http.StatusServiceUnavailable {
+				paying <- got
+				return
+			}
+		}
 	}()
 	var shed said
 	for shed.status != http.StatusServiceUnavailable {
@@ -264,8 +329,21 @@ func TestShed(t *testing.T) {
 	if done := <-paying; done.status != http.StatusCreated {
 		t.Errorf("the payment under way: %d %v", done.status, done.body)
 	}
-	a.api.Drain()
-	s.nobody().want(http.StatusServiceUnavailable, "draining", "GET", "/readyz", nil)
+	stopped := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), cfg.DrainFor)
+		defer cancel()
+		stopped <- a.stop(ctx)
+	}()
+	for s.nobody().do("GET", "/readyz", nil).kind() != "draining" {
+		if t.Context().Err() != nil {
+			t.Fatal("never draining")
+		}
+	}
 	s.nobody().want(http.StatusOK, "", "GET", "/healthz", nil)
 	s.nobody().want(http.StatusOK, "", "GET", "/api/v1/products", nil)
+	k.next.(*http.Transport).CloseIdleConnections()
+	if err := <-stopped; err != nil {
+		t.Errorf("stop: %v", err)
+	}
 }

@@ -28,8 +28,11 @@ func (d dataFolder) file(name string) string { return filepath.Join(d.path, name
 func (d dataFolder) secret(name string) (string, error) {
 	path := d.file(name)
 	b, err := os.ReadFile(path)
+	if text := strings.TrimSpace(string(b)); err == nil && text != "" {
+		return text, nil
+	}
 	if err == nil {
-		return strings.TrimSpace(string(b)), nil
+		return "", fmt.Errorf("the file %s is empty; remove it to have a new secret made", path)
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("secret %s: %w", path, err)
@@ -37,14 +40,30 @@ func (d dataFolder) secret(name string) (string, error) {
 	raw := make([]byte, 32)
 	_, _ = rand.Read(raw) // never fails (Go 1.24)
 	text := hex.EncodeToString(raw)
-	// Written beside and renamed: a crash leaves no half a secret.
-	if err := os.WriteFile(path+".new", []byte(text+"\n"), 0o600); err != nil {
-		return "", fmt.Errorf("secret %s: %w", path, err)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
+	if err := writeDurably(path, text+"\n"); err != nil {
 		return "", fmt.Errorf("secret %s: %w", path, err)
 	}
 	return text, nil
+}
+
+// writeDurably writes a file beside and renames it: neither a crash nor a loss of power leaves half of it.
+func writeDurably(path, text string) error {
+	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return err
+	}
+	folder, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(folder.Sync(), folder.Close())
 }
 
 // lock keeps a second process out of the folder: the gate is in memory, so two processes would

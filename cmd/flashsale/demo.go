@@ -169,7 +169,7 @@ func (f demoFlags) one(ctx context.Context, mode Mode, data string, progress io.
 	cfg.PaymentTimeoutRate, cfg.PaymentLostReplyRate = f.timeouts/2, f.timeouts/2
 	cfg.PaymentPatience, cfg.ProbeAfter = 500*time.Millisecond, time.Second
 	cfg.PaymentLatency = 10 * time.Millisecond
-	cfg.LogLevel = "error"
+	cfg.LogLevel, cfg.DrainNotice = "error", 0
 	if err := cfg.validate(); err != nil {
 		return demoResult{}, err
 	}

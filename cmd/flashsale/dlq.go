@@ -27,8 +27,10 @@ import (
 
 // deadLetters are those of this process's transport; nil when it has no queue.
 func (w *wiring) deadLetters() transport.DeadLetters {
-	d, _ := w.events.(transport.DeadLetters)
-	return d
+	if w.queue == nil {
+		return nil
+	}
+	return w.queue
 }
 
 // eventsTo lists what the flow sends to a service: its handler sees nothing else.
@@ -289,10 +291,10 @@ func (d *dlq) with(cmd *cobra.Command, do func(context.Context, transport.DeadLe
 		return fmt.Errorf("%w; or use the operator API of the one that runs: GET http://%s/api/v1/admin/dlq", err, d.cfg.Listen)
 	}
 	defer release()
-	if _, err := os.Stat(data.file("queue.db")); errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(data.file(queueFile)); errors.Is(err, fs.ErrNotExist) {
 		return do(ctx, httpapi.NoDeadLetters()) // it never ran with --mode=async
 	}
-	q, err := inproc.OpenQueue(ctx, data.file("queue.db"), time.Now, quiet, inproc.Options{})
+	q, err := inproc.OpenQueue(ctx, data.file(queueFile), time.Now, quiet, inproc.Options{})
 	if err != nil {
 		return err
 	}

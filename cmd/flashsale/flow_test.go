@@ -43,7 +43,7 @@ func quick(mode Mode) Config {
 	cfg.PasswordMemory, cfg.PasswordSlots = 64, 4
 	cfg.PaymentLatency, cfg.PaymentPatience, cfg.ProbeAfter = 2*time.Millisecond, 400*time.Millisecond, 600*time.Millisecond
 	cfg.ExpireEvery, cfg.KeepEvery = 50*time.Millisecond, 50*time.Millisecond
-	cfg.PendingFor = 2 * time.Second
+	cfg.PendingFor, cfg.DrainNotice = 2*time.Second, 0
 	return cfg
 }
 

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"flashsale/bench/journey"
 	"flashsale/testenv"
+	"net/http"
 	"testing"
 	"time"
 
@@ -55,6 +57,34 @@ func TestGateLosesMemory(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestReadiness: /readyz says no while no shard of the gate answers, and yes again when one does.
+func TestReadiness(t *testing.T) {
+	t.Parallel()
+	cfg := serverConfig(t, Sync)
+	shard := testenv.StartRedis(t)
+	cfg.RedisURLs = []string{shard.URL()}
+	a := (&house{}).run(t, cfg)
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{}}
+	t.Cleanup(client.CloseIdleConnections)
+	p := person{t: t, client: client, base: a.url()}
+	until := func(status int) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		for p.do("GET", "/readyz", nil).status != status {
+			if ctx.Err() != nil {
+				t.Fatalf("/readyz is never %d", status)
+			}
+		}
+	}
+	until(http.StatusOK)
+	shard.Kill()
+	until(http.StatusServiceUnavailable)
+	p.want(http.StatusOK, "", "GET", "/healthz", nil)
+	shard.Start()
+	until(http.StatusOK)
 }
 
 func command(t *testing.T, s *testenv.RedisServer, name string) {

@@ -32,12 +32,12 @@ func (a *app) openServers() {
 			Listen: a.cfg.InternalListen, Token: a.cfg.InternalToken, Peers: peers, Log: a.log,
 		})
 	}
-	switch {
-	case a.cfg.Mode == Async:
-		a.wires.events = amqp.New(amqp.Options{URL: a.cfg.AMQPURL, Log: a.log})
-	case a.wires.http != nil:
-		a.wires.events = newSplit(inproc.New(), a.wires.http)
-	default:
-		a.wires.events = inproc.New()
+	if a.cfg.AMQPURL != "" { // in the synchronous wiring too: what still waits there was accepted
+		a.wires.queue = amqp.New(amqp.Options{URL: a.cfg.AMQPURL, Log: a.log})
+	}
+	a.wires.events = inproc.New()
+	if a.wires.http != nil && a.cfg.Mode == Sync {
+		a.wires.called = true
+		a.wires.events = newSplit(a.wires.events, a.wires.http)
 	}
 }

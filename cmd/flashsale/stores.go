@@ -74,6 +74,7 @@ type stores struct {
 	accounts      account.Store
 	notifications notificationStore
 	close         []func()
+	pings         map[string]func(context.Context) error // by role
 }
 
 // migrations lists the schema of every role's database.
@@ -96,7 +97,7 @@ const patience = 15 * time.Second
 // openStores opens the database of every role that has one. A PostgreSQL whose schema is not up to
 // date, or that would lose commits, is refused; SQLite files are made and migrated.
 func openStores(ctx context.Context, cfg Config, clock func() time.Time) (_ *stores, err error) {
-	s := &stores{}
+	s := &stores{pings: map[string]func(context.Context) error{}}
 	defer func() {
 		if err != nil {
 			s.closeAll()
@@ -124,6 +125,7 @@ func (s *stores) openSQLite(ctx context.Context, cfg Config, role string, clock 
 		return err
 	}
 	s.close = append(s.close, func() { _ = db.Close() })
+	s.pings[role] = db.Read.PingContext
 	if err := sqlite.Migrate(ctx, db, schema(role).sqlite); err != nil {
 		return err
 	}
@@ -150,6 +152,7 @@ func (s *stores) openPostgres(ctx context.Context, cfg Config, role string) erro
 		return err
 	}
 	s.close = append(s.close, pool.Close)
+	s.pings[role] = pool.Ping
 	if err := checkPostgres(ctx, pool, role); err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flashsale/engine"
 	"flashsale/transport"
 	"flashsale/transport/httptransport"
 	"fmt"
@@ -16,6 +17,41 @@ type wiring struct {
 	events transport.Transport
 	local  map[transport.Service]transport.Answerer
 	http   *httptransport.Transport // nil when every service runs here
+	queue  queue                    // nil when nothing is stored on its way
+	called bool                     // events go over http, too
+}
+
+// queue is a transport that stores what is on its way.
+type queue interface {
+	transport.Transport
+	transport.DeadLetters
+	engine.Queues
+}
+
+// draining is the synchronous wiring of a system that has run in the asynchronous one: it calls, and
+// handles what still waits in the queue. What was accepted is decided, whatever the mode is now.
+type draining struct {
+	transport.Transport
+	queue queue
+}
+
+// Handle implements transport.Transport.
+func (d draining) Handle(to transport.Service, h transport.Handler) {
+	d.Transport.Handle(to, h)
+	d.queue.Handle(to, h)
+}
+
+// Start implements transport.Transport.
+func (d draining) Start(ctx context.Context) error {
+	if err := d.Transport.Start(ctx); err != nil {
+		return err
+	}
+	return d.queue.Start(ctx)
+}
+
+// Stop implements transport.Transport.
+func (d draining) Stop(ctx context.Context) error {
+	return errors.Join(d.queue.Stop(ctx), d.Transport.Stop(ctx))
 }
 
 // answer registers what answers questions to a service, for this process and for the others.
@@ -28,7 +64,7 @@ func (w *wiring) answer(to transport.Service, a transport.Answerer) {
 
 // start begins to deliver.
 func (w *wiring) start(ctx context.Context) error {
-	if _, both := w.events.(*split); w.http != nil && !both {
+	if w.http != nil && !w.called {
 		if err := w.http.Start(ctx); err != nil {
 			return err
 		}

@@ -7,7 +7,6 @@ import (
 	"flashsale/engine"
 	"flashsale/id"
 	"flashsale/inventory"
-	"flashsale/money"
 	"flashsale/payment"
 	"flashsale/payment/simprovider"
 	"flashsale/reservation"
@@ -153,7 +152,7 @@ func (c *client) shop() {
 func (c *client) reserve(to *process) bool {
 	from, since := c.w.now()
 	out, err := request(c, to, "reserve", func(ctx context.Context, p *process) (engine.Outcome, error) {
-		return p.reservations.Reserve(ctx, c.req, money.Money{}, "")
+		return p.reservations.Reserve(ctx, c.req, "")
 	})
 	switch {
 	case err == nil && out.Decided:

@@ -97,7 +97,7 @@ func Open(ctx context.Context, urls []string, opts Options) (*Gate, error) {
 		o, err := redis.ParseURL(u)
 		if err != nil {
 			g.Close()
-			return nil, fmt.Errorf("redisstock: a URL is not valid (want redis://host:port/0): %w", err)
+			return nil, errors.New("redisstock: a URL is not valid (want redis://host:port/0)") // its error would show the password
 		}
 		// One retrying layer: this package's own, which knows what may have run.
 		o.MaxRetries = -1
