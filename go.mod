@@ -3,6 +3,7 @@ module flashsale
 go 1.26.0
 
 require (
+	github.com/anishathalye/porcupine v1.0.2
 	github.com/cenkalti/backoff/v4 v4.3.0
 	github.com/emersion/go-sasl v0.0.0-20241020182733-b788ff22d5a6
 	github.com/emersion/go-smtp v0.25.1

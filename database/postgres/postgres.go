@@ -34,6 +34,7 @@ func Open(ctx context.Context, url string, conns int32, patience time.Duration) 
 	// The server keeps the plan of a statement that was first run on an empty table: it would read the
 	// whole table for every group of a sale, until the next analyze. A scan that must be is still made.
 	cfg.ConnConfig.RuntimeParams["enable_seqscan"] = "off"
+	cfg.ConnConfig.RuntimeParams["jit"] = "off" // compiling an audit's queries takes longer than running them
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("postgres: %w", err)

@@ -24,6 +24,7 @@ func (l *Ledger) Commit(ctx context.Context, claims []inventory.Claim) ([]invent
 		decisions = make([]inventory.Decision, len(claims))
 		for i, c := range claims {
 			decisions[i] = s.decide(c, w)
+			s.entomb(c, w)
 		}
 		return s.write(ctx, tx, claims, decisions, w)
 	})
@@ -212,18 +213,19 @@ func (s *standing) admit(c inventory.Claim) (terms, error) {
 	return t, nil
 }
 
-// write writes the group. Every take that was not committed gets a tombstone, so that no later
-// delivery can commit it.
-func (s *standing) write(ctx context.Context, tx pgx.Tx, claims []inventory.Claim, decisions []inventory.Decision, w *writes) error {
-	var dead []legRow
-	for _, c := range claims {
-		for _, g := range c.Legs {
-			if _, known := s.legs[g.Take]; !known {
-				s.legs[g.Take] = leg{outcome: inventory.Aborted}
-				dead = append(dead, legRow{Leg: g})
-			}
+// entomb gives every take of a decided claim that was not committed a tombstone, so that no later
+// delivery can commit it, not even one in the same group.
+func (s *standing) entomb(c inventory.Claim, w *writes) {
+	for _, g := range c.Legs {
+		if _, known := s.legs[g.Take]; !known {
+			s.legs[g.Take] = leg{outcome: inventory.Aborted}
+			w.dead = append(w.dead, legRow{Leg: g})
 		}
 	}
+}
+
+// write writes the group.
+func (s *standing) write(ctx context.Context, tx pgx.Tx, claims []inventory.Claim, decisions []inventory.Decision, w *writes) error {
 	slices.SortFunc(w.rows, func(a, b reservation.Reservation) int { return slices.Compare(a.ID[:], b.ID[:]) })
 	b := &pgx.Batch{}
 	sales, skus, users, qtys := w.allowances()
@@ -231,7 +233,7 @@ func (s *standing) write(ctx context.Context, tx pgx.Tx, claims []inventory.Clai
 		ON CONFLICT (sale, sku, user_id) DO UPDATE SET qty = a.qty + excluded.qty RETURNING sale, sku, user_id, qty`, sales, skus, users, qtys)
 	insertReservations(b, w.rows, false)
 	insertLegs(b, w.legs, inventory.Committed)
-	insertLegs(b, dead, inventory.Aborted)
+	insertLegs(b, w.dead, inventory.Aborted)
 	w.queue(b)
 	results := tx.SendBatch(ctx, b)
 	_, err := collect(results, func(row pgx.CollectableRow) (struct{}, error) {
@@ -328,7 +330,8 @@ func readGroup(ctx context.Context, tx pgx.Tx, moves []inventory.Move) (*moving,
 		}
 	}
 	b := &pgx.Batch{}
-	// The legs of a reservation never change, so they can be read before the locks.
+	// The legs of a reservation never change, so they can be read before the locks. One that is committed
+	// just after that read is found below.
 	b.Queue(selectBuckets+` WHERE (b.sale, b.sku, b.shard) IN (SELECT g.sale, g.sku, g.shard FROM leg g WHERE g.reservation = ANY($1::uuid[]))
 		ORDER BY b.sale, b.sku, b.shard FOR UPDATE OF b`, shifting)
 	b.Queue(selectReservations+` WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE`, ids)
@@ -365,6 +368,13 @@ func readGroup(ctx context.Context, tx pgx.Tx, moves []inventory.Move) (*moving,
 	}()
 	if cerr := results.Close(); err == nil {
 		err = cerr
+	}
+	for _, legs := range g.legs {
+		for _, v := range legs {
+			if g.buckets[v.Bucket] == nil && err == nil {
+				err = errAgain // its buckets are not locked
+			}
+		}
 	}
 	return g, err
 }

@@ -102,6 +102,7 @@ type writes struct {
 	buckets  map[inventory.BucketID]*change
 	rows     []reservation.Reservation // new ones
 	legs     []legRow
+	dead     []legRow // takes that get a tombstone
 	credits  []inventory.Credit
 	journal  []entry
 	outbox   []transport.Envelope

@@ -348,7 +348,7 @@ func (g *Gate) takeGroup(ctx context.Context, s *shard, group []inventory.Take) 
 		cause := err
 		if cause == nil {
 			if n, cause = cmds[c].Int64Slice(); cause != nil || len(n) != 3*len(places) {
-				cause = fmt.Errorf("%w: take answered %v (%v)", inventory.ErrUncertain, cmds[c].Val(), cause)
+				cause = fmt.Errorf("%w: take answered %v", inventory.ErrUncertain, cmds[c].Val())
 			}
 		}
 		for j, i := range places {

@@ -94,6 +94,7 @@ func (l *Ledger) Due(ctx context.Context, limit int) ([]id.ID, error) {
 func (l *Ledger) Refuse(ctx context.Context, refusals []inventory.Refusal) ([]reservation.Reservation, error) {
 	var out []reservation.Reservation
 	err := l.db.Tx(ctx, func(tx *sql.Tx) error {
+		now := l.now()
 		out = make([]reservation.Reservation, 0, len(refusals))
 		for _, f := range refusals {
 			r, err := find(ctx, tx, f.Request.ID())
@@ -101,7 +102,7 @@ func (l *Ledger) Refuse(ctx context.Context, refusals []inventory.Refusal) ([]re
 				r = reservation.Reservation{
 					ID: f.Request.ID(), User: f.Request.User, Sale: f.Request.Sale, SKU: f.Request.SKU, Quantity: f.Request.Quantity,
 					State: reservation.Refused, Reason: f.Reason, Cart: f.Request.Cart, Fingerprint: f.Request.Fingerprint(),
-					CreatedAt: l.now(), ExpiresAt: l.now(),
+					CreatedAt: now, ExpiresAt: now,
 				}
 				err = insert(ctx, tx, r)
 			}
