@@ -11,7 +11,6 @@ import (
 	"flag"
 	"flashsale/testenv"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -206,6 +205,17 @@ type servers struct {
 	stops   []func()
 }
 
+// claim returns a port that is this run's until it stops.
+func (s *servers) claim(ctx context.Context) (int, error) {
+	port, release, err := testenv.ClaimPort(ctx)
+	if err == nil {
+		s.mu.Lock()
+		s.stops = append(s.stops, release)
+		s.mu.Unlock()
+	}
+	return port, err
+}
+
 func (s *servers) add(name string, stop func(), env ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -219,15 +229,6 @@ func (s *servers) stop() {
 	for _, f := range s.stops {
 		f()
 	}
-}
-
-func freePort() (int, error) {
-	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
 // start runs a server in a process group of its own, its output in a file.
@@ -311,7 +312,7 @@ func (s *servers) postgres(ctx context.Context) error {
 		b, _ := os.ReadFile(log)
 		return fmt.Errorf("initdb: %w\n%s", err, tail(string(b)))
 	}
-	port, err := freePort()
+	port, err := s.claim(ctx)
 	if err != nil {
 		return err
 	}
@@ -345,7 +346,7 @@ func (s *servers) rabbitmq(ctx context.Context) error {
 	}
 	ports := make([]int, 4) // AMQP, management, distribution, epmd
 	for i := range ports {
-		if ports[i], err = freePort(); err != nil {
+		if ports[i], err = s.claim(ctx); err != nil {
 			return err
 		}
 	}
