@@ -191,7 +191,7 @@ func TestDLQServers(t *testing.T) {
 	if err := tr.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	bury(t, &app{wires: &wiring{events: tr}}, 4)
+	bury(t, &app{wires: &wiring{events: tr, queue: tr}}, 4)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	if err := tr.Stop(ctx); err != nil { // what is replayed is not to die again meanwhile
