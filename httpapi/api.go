@@ -48,7 +48,7 @@ type API struct {
 func New(cfg Config) *API {
 	a := &API{cfg: cfg, slots: make(chan struct{}, cfg.MaxRequests), streams: make(chan struct{}, maxStreams), inFlight: inFlight{keys: map[string]struct{}{}}, kinds: mappings()}
 	a.app = fiber.New(fiber.Config{
-		AppName: "flashsale", DisableStartupMessage: true, BodyLimit: maxSaleBody, ReadBufferSize: 8 << 10,
+		AppName: "flashsale", DisableStartupMessage: true, BodyLimit: maxRead, ReadBufferSize: 8 << 10,
 		ReadTimeout: 15 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
 		Immutable:    true, // what is read from a request may outlive it, in a group commit or a queue
 		ErrorHandler: a.fail,

@@ -17,6 +17,9 @@ import (
 const (
 	maxBody     = 16 << 10
 	maxSaleBody = 256 << 10
+	// What is larger is not read to its end, and whoever is still sending may see a reset before the
+	// answer. So the server reads more than any route takes.
+	maxRead = 2 * maxSaleBody
 )
 
 // decode reads the body once, strictly: JSON in UTF-8, every name known, case-sensitive and only
@@ -29,9 +32,12 @@ func decode[T any](c *fiber.Ctx) (T, error) {
 	return decodeLarge[T](c)
 }
 
-// decodeLarge is decode for a body that may be as large as the server takes.
+// decodeLarge is decode for the body of a sale.
 func decodeLarge[T any](c *fiber.Ctx) (T, error) {
 	var v T
+	if len(c.Body()) > maxSaleBody {
+		return v, fiber.ErrRequestEntityTooLarge
+	}
 	kind, params, err := mime.ParseMediaType(c.Get("Content-Type"))
 	if err != nil || kind != "application/json" || params["charset"] != "" && !strings.EqualFold(params["charset"], "utf-8") {
 		return v, errMediaType

@@ -147,7 +147,7 @@ func waitFor(ctx context.Context, done func() bool) error {
 		if ctx.Err() != nil || time.Now().After(deadline) {
 			return errors.New("answers are missing five seconds after the last request")
 		}
-		time.Sleep(5 * time.Millisecond)
+		time.Sleep(5 * time.Millisecond) // the load has been sent: nothing is measured here
 	}
 	return nil
 }

@@ -20,6 +20,7 @@ type person struct {
 	client *http.Client
 	base   string
 	token  string
+	tag    string // tells apart the shoppers of tests that share a house
 }
 
 // said is an answer, read.
@@ -132,7 +133,7 @@ func (p person) login(email, password string) person {
 
 func (p person) register(name string) person {
 	p.t.Helper()
-	email := name + "@example.com"
+	email := p.tag + name + "@example.com"
 	p.want(http.StatusCreated, "", "POST", "/api/v1/auth/register", map[string]string{"email": email, "password": "correct horse battery"})
 	return p.login(email, "correct horse battery")
 }
@@ -148,11 +149,15 @@ type stall struct {
 
 func openStall(t *testing.T, mode Mode, k *contract) *stall {
 	t.Helper()
-	h := embeddedHouse(t, mode)
+	return stallIn(t, mode, k, embeddedHouse(t, mode), "")
+}
+
+func stallIn(t *testing.T, mode Mode, k *contract, h *house, tag string) *stall {
+	t.Helper()
 	client := &http.Client{Transport: k, Timeout: 30 * time.Second}
 	t.Cleanup(k.next.(*http.Transport).CloseIdleConnections)
 	s := &stall{t: t, mode: mode, house: h}
-	s.operator = person{t: t, client: client, base: h.base}.login(testOperator, testPassword)
+	s.operator = person{t: t, client: client, base: h.base, tag: tag}.login(testOperator, testPassword)
 	return s
 }
 
@@ -172,7 +177,7 @@ func (w wares) reserve(qty int) map[string]any {
 func (s *stall) sell(stock, limit int, hold time.Duration) wares {
 	s.t.Helper()
 	s.n++
-	w := wares{sku: fmt.Sprintf("SKU-%d", s.n)}
+	w := wares{sku: fmt.Sprintf("%sSKU-%d", s.operator.tag, s.n)}
 	price := map[string]any{"amount": 9900, "currency": "EUR"}
 	w.product = s.operator.want(201, "", "POST", "/api/v1/admin/products", map[string]any{
 		"sku": w.sku, "name": "Blue shoe", "category": "shoes", "price": price,
@@ -263,7 +268,29 @@ func TestAPI(t *testing.T) {
 	}
 }
 
+// TestFlows: the saga and its compensations (decline, time-out, refund, cancel, expiry, stock added,
+// a sale paused and ended) with every role in a process of its own, over HTTP and over RabbitMQ: the
+// same tests as in one process.
+func TestFlows(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []Mode{Sync, Async} {
+		t.Run(string(mode), func(t *testing.T) {
+			t.Parallel()
+			h, k := splitHouse(t, mode), newContract(t)
+			for tag, test := range map[string]func(*testing.T, *stall){
+				"pay-": apiPayments, "expiry-": apiExpiry, "reserve-": apiReservations, "own-": apiOwnership, "operate-": apiOperators, "wait-": apiWaiting,
+			} {
+				t.Run(strings.TrimSuffix(tag, "-"), func(t *testing.T) { test(t, stallIn(t, mode, k, h, tag)) })
+			}
+		})
+	}
+}
+
 func apiOperation(t *testing.T, s *stall) {
+	report := s.operator.want(200, "", "GET", "/api/v1/admin/audit", nil)
+	if checks, _ := report.body["checks"].([]any); len(checks) < 18 {
+		t.Errorf("the audit has %d checks", len(checks))
+	}
 	p := s.nobody()
 	p.want(200, "", "GET", "/healthz", nil)
 	p.want(200, "", "GET", "/readyz", nil)
@@ -479,10 +506,6 @@ func apiOperators(t *testing.T, s *stall) {
 		op.want(404, "not-found", "POST", "/api/v1/admin/sales/"+w.product+"/"+verb, nil)
 	}
 	op.want(404, "not-found", "POST", "/api/v1/admin/orders/"+w.product+"/refund", nil)
-	report := op.want(200, "", "GET", "/api/v1/admin/audit", nil)
-	if checks, _ := report.body["checks"].([]any); len(checks) < 18 {
-		t.Errorf("the audit has %d checks", len(checks))
-	}
 }
 
 // refusedSoon asks until the gate knows what the operator has just said.

@@ -330,7 +330,7 @@ func (w *world) advance() {
 
 func (w *world) pass(d time.Duration) {
 	w.note("time + %s", d)
-	time.Sleep(d)
+	time.Sleep(d) // of the bubble: no real time passes
 }
 
 // trouble breaks something, or mends it.
