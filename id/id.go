@@ -30,23 +30,22 @@ func New(at time.Time) ID {
 // Derive returns the same UUIDv8 for the same parts, always and everywhere. What happens once
 // per subject has a derived id, so that a repetition is recognised wherever it arrives.
 func Derive(parts ...string) ID {
-	h := sha256.New()
-	var n [4]byte
+	var room [256]byte // longer parts are moved to the heap
+	h := room[:0]
 	for _, p := range parts { // length prefixes: ("ab","c") and ("a","bc") must differ
-		binary.BigEndian.PutUint32(n[:], uint32(len(p)))
-		h.Write(n[:])
-		h.Write([]byte(p))
+		h = binary.BigEndian.AppendUint32(h, uint32(len(p)))
+		h = append(h, p...)
 	}
-	var v ID
-	copy(v[:], h.Sum(nil))
-	return v.stamp(8)
+	sum := sha256.Sum256(h)
+	return ID(sum[:16]).stamp(8)
 }
 
 // DeriveFor is Derive with the first six bytes derived from the owner alone: OwnedBy recognises
 // the owner's ids without a look-up.
 func DeriveFor(owner ID, parts ...string) ID {
-	v := Derive(append([]string{owner.String()}, parts...)...)
-	o := Derive(owner.String())
+	text := owner.String()
+	v := Derive(append([]string{text}, parts...)...)
+	o := Derive(text)
 	copy(v[:6], o[:6])
 	return v
 }

@@ -156,7 +156,7 @@ func TestFollow(t *testing.T) {
 		}
 		const ends = `"quantity":2,"total":{"amount":0,"currency":""},"state":"%s","created_at":"2026-05-04T12:00:00Z"}`
 		want := fmt.Sprintf(`{"order":"%s","user":"%s","sale":"%s","sku":"A",`+ends, o.ID, o.User, o.Sale, state)
-		if string(e.Data) != want {
+		if string(e.Body()) != want {
 			t.Errorf("%s\nwant %s", e.Data, want)
 		}
 	}

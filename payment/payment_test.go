@@ -61,7 +61,7 @@ func TestFollow(t *testing.T) {
 		}
 		const ends = `"amount":{"amount":0,"currency":""},"state":"%s","reason":"why"}` // and no means of payment
 		want := fmt.Sprintf(`{"payment":"%s","order":"%s","user":"%s",`+ends, p.ID, p.Order, p.User, state)
-		if string(e.Data) != want {
+		if string(e.Body()) != want {
 			t.Errorf("%s\nwant %s", e.Data, want)
 		}
 	}

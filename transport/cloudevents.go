@@ -34,7 +34,7 @@ const ContentType = "application/cloudevents+json; charset=utf-8"
 
 // Marshal returns the wire form of an envelope.
 func Marshal(e Envelope) ([]byte, error) {
-	data := e.Data
+	data := e.Body()
 	if data == nil {
 		data = json.RawMessage("{}")
 	}

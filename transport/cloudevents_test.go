@@ -39,8 +39,9 @@ func same(a, b transport.Envelope) bool { return transporttest.Same(a, b) }
 // another transport.SchemaVersion.
 func TestGolden(t *testing.T) {
 	t.Parallel()
-	bare := envelope()
-	bare.TraceParent, bare.Data, bare.Time = "", nil, time.Date(2026, 11, 21, 11, 0, 0, 0, time.FixedZone("CET", 3600))
+	whole := envelope()
+	bare := transport.Envelope{ID: whole.ID, Type: whole.Type, Source: whole.Source, Subject: whole.Subject}
+	bare.Time = time.Date(2026, 11, 21, 11, 0, 0, 0, time.FixedZone("CET", 3600))
 	text := envelope()
 	text.Data = json.RawMessage(`{"text":"ü \"<b>\" \u0000 𝄞","big":9223372036854775807,"list":[1,null,{}]}`)
 	for name, e := range map[string]transport.Envelope{
@@ -71,9 +72,6 @@ func TestGolden(t *testing.T) {
 			must(t, err)
 			if !bytes.Equal(again, got) {
 				t.Errorf("read and written again: %s\nwas %s", again, got)
-			}
-			if e.Data == nil {
-				e.Data = json.RawMessage("{}")
 			}
 			if read.ID != e.ID || read.Type != e.Type || read.Source != e.Source || read.Subject != e.Subject || read.Time != e.Time.UTC() || read.TraceParent != e.TraceParent {
 				t.Errorf("read %+v\nwant %+v", read, e)

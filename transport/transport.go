@@ -36,13 +36,12 @@ type Envelope struct {
 	Subject     id.ID           // what it is about; order is kept per subject where it matters
 	Time        time.Time       // when it was said, UTC
 	TraceParent string          // W3C trace context, empty when there is none
-	Data        json.RawMessage // the payload, a JSON object
-	payload     any             // the same before it was encoded, for as long as it stays in the process
+	Data        json.RawMessage // the payload as it came, a JSON object; Body has it in any case
+	payload     any             // of an envelope made here: encoded only when it leaves the process
 }
 
 // New returns the envelope of an event that happens once per subject: its id is derived from type
-// and subject, so that saying it twice is recognised. It panics when data cannot be encoded, which
-// for the payload structs of this project cannot happen.
+// and subject, so that saying it twice is recognised. data is not changed any more.
 func New(kind string, source Service, subject id.ID, at time.Time, trace string, data any) Envelope {
 	return Repeatable(kind, source, subject, "", at, trace, data)
 }
@@ -50,14 +49,23 @@ func New(kind string, source Service, subject id.ID, at time.Time, trace string,
 // Repeatable is New for an event that can happen several times per subject; the discriminator
 // (such as the adjustment's id) tells the occurrences apart.
 func Repeatable(kind string, source Service, subject id.ID, discriminator string, at time.Time, trace string, data any) Envelope {
-	body, err := json.Marshal(data)
-	if err != nil {
-		panic(fmt.Sprintf("transport: payload of %s: %v", kind, err))
-	}
 	return Envelope{
 		ID: id.Derive("event", kind, subject.String(), discriminator), Type: kind, Source: source,
-		Subject: subject, Time: at.UTC(), TraceParent: trace, Data: body, payload: data,
+		Subject: subject, Time: at.UTC(), TraceParent: trace, payload: data,
 	}
+}
+
+// Body returns the payload as a JSON object. It panics when the payload cannot be encoded, which for
+// the payload structs of this project cannot happen.
+func (e Envelope) Body() json.RawMessage {
+	if e.Data != nil || e.payload == nil {
+		return e.Data
+	}
+	body, err := json.Marshal(e.payload)
+	if err != nil {
+		panic(fmt.Sprintf("transport: payload of %s: %v", e.Type, err))
+	}
+	return body
 }
 
 // Decode reads the payload of an envelope into a T. Its error is Permanent: a payload that does
@@ -67,7 +75,7 @@ func Decode[T any](e Envelope) (T, error) {
 		return v, nil
 	}
 	var v T
-	if err := json.Unmarshal(e.Data, &v); err != nil {
+	if err := json.Unmarshal(e.Body(), &v); err != nil {
 		return v, PermanentAs(ReasonMalformed, fmt.Errorf("payload of %s %s: %w", e.Type, e.ID, err))
 	}
 	return v, nil
@@ -179,7 +187,9 @@ func NothingHandled(err error) bool {
 // have been sent.
 type Outbox interface {
 	// Unsent leases up to limit envelopes written longer ago than age and not leased by another
-	// relay; a lease ends by itself after ten seconds. The oldest come first.
+	// relay; a lease ends by itself after ten seconds. The oldest come first. Envelopes that a store
+	// keeps in groups are leased a group at a time, so there may be a group more, and they come before
+	// the others.
 	Unsent(ctx context.Context, age time.Duration, limit int) ([]Envelope, error)
 	// MarkSent removes envelopes from the outbox. Unknown ids are ignored.
 	MarkSent(ctx context.Context, ids []id.ID) error

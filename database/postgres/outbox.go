@@ -36,7 +36,7 @@ func Enqueue(b *pgx.Batch, es []transport.Envelope) {
 	ats, traces, data := make([]time.Time, n), make([]string, n), make([][]byte, n)
 	for i, e := range es {
 		ids[i], kinds[i], sources[i], subjects[i] = e.ID, e.Type, string(e.Source), e.Subject
-		ats[i], traces[i], data[i] = e.Time, e.TraceParent, e.Data
+		ats[i], traces[i], data[i] = e.Time, e.TraceParent, e.Body()
 	}
 	b.Queue(`INSERT INTO outbox (id, kind, source, subject, at, trace, data)
 		SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::timestamptz[], $6::text[], $7::bytea[])

@@ -30,7 +30,7 @@ func Enqueue(ctx context.Context, tx *sql.Tx, now time.Time, es []transport.Enve
 	for _, e := range es {
 		_, err := tx.ExecContext(ctx, `INSERT INTO outbox (id, kind, source, subject, at, trace, data, written_at)
 			VALUES (?,?,?,?,?,?,?,?) ON CONFLICT (id) DO NOTHING`,
-			e.ID[:], e.Type, string(e.Source), e.Subject[:], Micros(e.Time), e.TraceParent, []byte(e.Data), Micros(now))
+			e.ID[:], e.Type, string(e.Source), e.Subject[:], Micros(e.Time), e.TraceParent, []byte(e.Body()), Micros(now))
 		if err != nil {
 			return fmt.Errorf("outbox: %w", err)
 		}

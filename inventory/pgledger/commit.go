@@ -13,17 +13,37 @@ import (
 )
 
 // Commit implements inventory.Ledger: read and lock in one round trip, decide, write in another.
+//
+// Most groups hold nothing but new requests that are admitted, so what only recognises repetitions is
+// not read at first: unique keys and the limits, checked by the writes, find them, and the group is
+// run again with everything read. So it is when a claim is refused: it may repeat one that was not.
 func (l *Ledger) Commit(ctx context.Context, claims []inventory.Claim) ([]inventory.Decision, error) {
+	rids := make([]id.ID, len(claims))
+	for i, c := range claims {
+		rids[i] = c.Request.ID()
+	}
 	var decisions []inventory.Decision
+	var w *writes
+	whole := l.wary.Load() > 0
+	if whole {
+		l.wary.Add(-1)
+	}
+	runs := 0
 	err := l.run(ctx, "commit", func(tx pgx.Tx) error {
-		s, err := readStanding(ctx, tx, claims)
+		if runs++; runs == 2 {
+			whole = true
+			l.wary.Store(waryGroups)
+		}
+		s, err := readStanding(ctx, tx, claims, rids, whole)
 		if err != nil {
 			return err
 		}
-		w := newWrites()
+		w = newWrites()
 		decisions = make([]inventory.Decision, len(claims))
 		for i, c := range claims {
-			decisions[i] = s.decide(c, w)
+			if decisions[i] = s.decide(c, rids[i], w); decisions[i].Err != nil && !whole {
+				return errAgain
+			}
 			s.entomb(c, w)
 		}
 		return s.write(ctx, tx, claims, decisions, w)
@@ -31,8 +51,13 @@ func (l *Ledger) Commit(ctx context.Context, claims []inventory.Claim) ([]invent
 	if err != nil {
 		return nil, err
 	}
+	l.announced(w.announced, w.held)
 	return decisions, nil
 }
+
+// waryGroups is how many groups after one with a repetition are read whole at once: repetitions come
+// in crowds, and a group that is run twice costs more than the reads.
+const waryGroups = 16
 
 // terms is what a sale says about one of its items.
 type terms struct {
@@ -56,16 +81,18 @@ type standing struct {
 	allowances map[allowanceKey]int
 }
 
-func readStanding(ctx context.Context, tx pgx.Tx, claims []inventory.Claim) (*standing, error) {
-	var k bucketKeys
-	var ids, takes, users, sales []id.ID
-	var skus []string
+// readStanding locks the buckets of a group and reads what its claims are decided on; of what only
+// recognises repetitions nothing unless whole.
+func readStanding(ctx context.Context, tx pgx.Tx, claims []inventory.Claim, rids []id.ID, whole bool) (*standing, error) {
+	var k, items bucketKeys
 	seen := map[inventory.BucketID]bool{}
+	known := map[inventory.ItemID]bool{}
 	for _, c := range claims {
-		ids = append(ids, c.Request.ID())
-		sales, skus, users = append(sales, c.Request.Sale), append(skus, c.Request.SKU), append(users, c.Request.User)
+		if item := (inventory.ItemID{Sale: c.Request.Sale, SKU: c.Request.SKU}); !known[item] {
+			known[item] = true
+			items.add(inventory.BucketID{Item: item})
+		}
 		for _, g := range c.Legs {
-			takes = append(takes, g.Take)
 			if !seen[g.Bucket] {
 				seen[g.Bucket] = true
 				k.add(g.Bucket)
@@ -76,20 +103,35 @@ func readStanding(ctx context.Context, tx pgx.Tx, claims []inventory.Claim) (*st
 	b.Queue(selectBuckets+` JOIN unnest($1::uuid[], $2::text[], $3::int[]) AS k (sale, sku, shard) ON b.sale = k.sale AND b.sku = k.sku AND b.shard = k.shard
 		ORDER BY b.sale, b.sku, b.shard FOR UPDATE OF b`, k.sales, k.skus, k.shards)
 	b.Queue(`SELECT s.id, i.sku, i.price, i.currency, s.status, s.opens_at, s.ends_at, s.per_user_limit, s.hold_us
-		FROM sale s JOIN sale_item i ON i.sale = s.id WHERE (i.sale, i.sku) IN (SELECT DISTINCT * FROM unnest($1::uuid[], $2::text[]))`, sales, skus)
-	b.Queue(selectReservations+` WHERE id = ANY($1::uuid[])`, ids)
-	b.Queue(`SELECT take, outcome, reservation FROM leg WHERE take = ANY($1::uuid[])`, takes)
-	b.Queue(`SELECT sale, sku, user_id, qty FROM allowance WHERE (sale, sku, user_id) IN (SELECT * FROM unnest($1::uuid[], $2::text[], $3::uuid[]))`, sales, skus, users)
+		FROM unnest($1::uuid[], $2::text[]) AS k (sale, sku) JOIN sale_item i ON i.sale = k.sale AND i.sku = k.sku JOIN sale s ON s.id = i.sale`, items.sales, items.skus)
 	b.Queue(`SELECT clock_timestamp()`) // after the locks: waiting for them is not time that a sale was open
+	if whole {
+		queueRepetitions(b, claims, rids)
+	}
 	results := tx.SendBatch(ctx, b)
-	s, err := scanStanding(results)
+	s, err := scanStanding(results, whole)
 	if cerr := results.Close(); err == nil {
 		err = cerr
 	}
 	return s, err
 }
 
-func scanStanding(results pgx.BatchResults) (*standing, error) {
+// queueRepetitions reads what the claims' reservations, takes and shoppers have in the ledger already.
+func queueRepetitions(b *pgx.Batch, claims []inventory.Claim, rids []id.ID) {
+	var takes, users, sales []id.ID
+	var skus []string
+	for _, c := range claims {
+		sales, skus, users = append(sales, c.Request.Sale), append(skus, c.Request.SKU), append(users, c.Request.User)
+		for _, g := range c.Legs {
+			takes = append(takes, g.Take)
+		}
+	}
+	b.Queue(selectReservations+` WHERE id = ANY($1::uuid[])`, rids)
+	b.Queue(`SELECT take, outcome, reservation FROM leg WHERE take = ANY($1::uuid[])`, takes)
+	b.Queue(`SELECT sale, sku, user_id, qty FROM allowance WHERE (sale, sku, user_id) IN (SELECT * FROM unnest($1::uuid[], $2::text[], $3::uuid[]))`, sales, skus, users)
+}
+
+func scanStanding(results pgx.BatchResults, whole bool) (*standing, error) {
 	s := &standing{
 		buckets: map[inventory.BucketID]*inventory.Bucket{}, terms: map[inventory.ItemID]terms{},
 		rows: map[id.ID]reservation.Reservation{}, legs: map[id.ID]leg{}, allowances: map[allowanceKey]int{},
@@ -112,6 +154,9 @@ func scanStanding(results pgx.BatchResults) (*standing, error) {
 	}); err != nil {
 		return nil, err
 	}
+	if err := results.QueryRow().Scan(&s.now); err != nil || !whole {
+		return s, err
+	}
 	rows, err := collect(results, scanReservation)
 	if err != nil {
 		return nil, err
@@ -132,21 +177,18 @@ func scanStanding(results pgx.BatchResults) (*standing, error) {
 	}); err != nil {
 		return nil, err
 	}
-	if _, err := collect(results, func(row pgx.CollectableRow) (struct{}, error) {
+	_, err = collect(results, func(row pgx.CollectableRow) (struct{}, error) {
 		var a allowanceKey
 		var qty int
 		err := row.Scan(&a.item.Sale, &a.item.SKU, &a.user, &qty)
 		s.allowances[a] = qty
 		return struct{}{}, err
-	}); err != nil {
-		return nil, err
-	}
-	return s, results.QueryRow().Scan(&s.now)
+	})
+	return s, err
 }
 
 // decide decides one claim after those before it, and notes what is to be written.
-func (s *standing) decide(c inventory.Claim, w *writes) inventory.Decision {
-	rid := c.Request.ID()
+func (s *standing) decide(c inventory.Claim, rid id.ID, w *writes) inventory.Decision {
 	if row, ok := s.rows[rid]; ok {
 		switch {
 		case row.Fingerprint != c.Request.Fingerprint():
@@ -175,9 +217,8 @@ func (s *standing) decide(c inventory.Claim, w *writes) inventory.Decision {
 	s.allowances[key] += r.Quantity
 	w.allowing[key] += r.Quantity
 	s.rows[rid] = r
-	w.rows = append(w.rows, r)
 	e := inventory.Held(r, c.TraceParent)
-	w.outbox = append(w.outbox, e)
+	w.held = append(w.held, held{r, e})
 	return inventory.Decision{Reservation: r, Event: e}
 }
 
@@ -226,28 +267,20 @@ func (s *standing) entomb(c inventory.Claim, w *writes) {
 
 // write writes the group.
 func (s *standing) write(ctx context.Context, tx pgx.Tx, claims []inventory.Claim, decisions []inventory.Decision, w *writes) error {
-	slices.SortFunc(w.rows, func(a, b reservation.Reservation) int { return slices.Compare(a.ID[:], b.ID[:]) })
+	slices.SortFunc(w.held, func(a, b held) int { return slices.Compare(a.row.ID[:], b.row.ID[:]) })
 	b := &pgx.Batch{}
-	sales, skus, users, qtys := w.allowances()
-	b.Queue(`INSERT INTO allowance AS a (sale, sku, user_id, qty) SELECT * FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::int[])
-		ON CONFLICT (sale, sku, user_id) DO UPDATE SET qty = a.qty + excluded.qty RETURNING sale, sku, user_id, qty`, sales, skus, users, qtys)
-	insertReservations(b, w.rows, false)
+	s.queueAllowances(b, w)
+	queueAnnouncements(b, w.held)
+	var rows newReservations
+	for _, h := range w.held {
+		rows.add(h.row, h.event.TraceParent)
+	}
+	rows.queue(b, reservation.Held, s.now, false)
 	insertLegs(b, w.legs, inventory.Committed)
 	insertLegs(b, w.dead, inventory.Aborted)
 	w.queue(b)
 	results := tx.SendBatch(ctx, b)
-	_, err := collect(results, func(row pgx.CollectableRow) (struct{}, error) {
-		var a allowanceKey
-		var qty int
-		if err := row.Scan(&a.item.Sale, &a.item.SKU, &a.user, &qty); err != nil {
-			return struct{}{}, err
-		}
-		// A group on another bucket let the same shopper in meanwhile: its row is visible now.
-		if limit := s.terms[a.item].sale.Limit; limit > 0 && qty > limit {
-			return struct{}{}, errAgain
-		}
-		return struct{}{}, nil
-	})
+	err := s.scanWritten(results, w)
 	if cerr := results.Close(); err == nil {
 		err = cerr
 	}
@@ -263,6 +296,40 @@ func (s *standing) write(ctx context.Context, tx pgx.Tx, claims []inventory.Clai
 	return nil
 }
 
+// queueAllowances adds the statement that counts what the shoppers have bound; it returns how many of
+// them are over their limit.
+func (s *standing) queueAllowances(b *pgx.Batch, w *writes) {
+	sales, skus, users, qtys := w.allowances()
+	var items bucketKeys
+	var limits []int32
+	for item, t := range s.terms {
+		items.add(inventory.BucketID{Item: item})
+		limits = append(limits, int32(t.sale.Limit))
+	}
+	b.Queue(`WITH bound AS (
+			INSERT INTO allowance AS a (sale, sku, user_id, qty) SELECT * FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::int[])
+			ON CONFLICT (sale, sku, user_id) DO UPDATE SET qty = a.qty + excluded.qty RETURNING sale, sku, qty
+		) SELECT count(*) FROM bound b JOIN unnest($5::uuid[], $6::text[], $7::int[]) AS l (sale, sku, most) ON l.sale = b.sale AND l.sku = b.sku
+		WHERE l.most > 0 AND b.qty > l.most`, sales, skus, users, qtys, items.sales, items.skus, limits)
+}
+
+func (s *standing) scanWritten(results pgx.BatchResults, w *writes) error {
+	over := 0
+	err := results.QueryRow().Scan(&over)
+	if over > 0 { // a shopper had units that were not read, or a group on another bucket let them in meanwhile
+		return errAgain
+	}
+	for range (len(w.held) + maxAnnounced - 1) / maxAnnounced {
+		if err != nil {
+			return err
+		}
+		var row int64
+		err = results.QueryRow().Scan(&row)
+		w.announced = append(w.announced, row)
+	}
+	return err
+}
+
 // insertLegs adds the statement that records takes. A take that somebody else recorded in between
 // is a unique violation, and the group is run again.
 func insertLegs(b *pgx.Batch, legs []legRow, outcome inventory.LegOutcome) {
@@ -270,17 +337,15 @@ func insertLegs(b *pgx.Batch, legs []legRow, outcome inventory.LegOutcome) {
 		return
 	}
 	var k bucketKeys
-	takes, rids := make([]id.ID, len(legs)), make([]*id.ID, len(legs))
+	takes, rids := make([]id.ID, len(legs)), make([]id.ID, len(legs))
 	epochs, qtys := make([]int64, len(legs)), make([]int32, len(legs))
 	for i, g := range legs {
 		k.add(g.Bucket)
-		takes[i], epochs[i], qtys[i] = g.Take, g.Epoch, int32(g.Qty)
-		if !g.reservation.IsZero() {
-			rids[i] = &legs[i].reservation
-		}
+		takes[i], rids[i], epochs[i], qtys[i] = g.Take, g.reservation, g.Epoch, int32(g.Qty)
 	}
 	b.Queue(`INSERT INTO leg (take, reservation, sale, sku, shard, epoch, qty, outcome)
-		SELECT u.*, $8::text FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::int[], $6::bigint[], $7::int[]) u`,
+		SELECT u.take, nullif(u.rid, '00000000-0000-0000-0000-000000000000'), u.sale, u.sku, u.shard, u.epoch, u.qty, $8::text
+		FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::int[], $6::bigint[], $7::int[]) AS u (take, rid, sale, sku, shard, epoch, qty)`,
 		takes, rids, k.sales, k.skus, k.shards, epochs, qtys, string(outcome))
 }
 

@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -33,13 +34,13 @@ var Migrations, _ = fs.Sub(files, "migrations")
 
 // Ledger implements the ledger's contracts on PostgreSQL.
 type Ledger struct {
-	postgres.Outbox
-	pool *pgxpool.Pool
+	announcer
+	wary atomic.Int64 // groups still to be read whole
 }
 
 // New returns the ledger of a migrated database.
 func New(pool *pgxpool.Pool) *Ledger {
-	return &Ledger{Outbox: postgres.NewOutbox(pool), pool: pool}
+	return &Ledger{announcer: announcer{Outbox: postgres.NewOutbox(pool), pool: pool, waiting: map[id.ID]*announcement{}}}
 }
 
 // errAgain asks for the transaction to be run again: another one was faster, and what it wrote is
@@ -75,13 +76,19 @@ func (k *bucketKeys) add(b inventory.BucketID) {
 	k.shards = append(k.shards, int32(b.Shard))
 }
 
-const selectReservations = `SELECT id, user_id, sale, sku, qty, price, currency, state, reason, payment, cart, fingerprint, created_at, expires_at FROM reservation`
+const (
+	reservationColumns = `r.id, r.user_id, r.sale, r.sku, r.qty, r.price, r.currency, r.state, r.reason, r.payment, r.cart, r.fingerprint, r.created_at, r.expires_at`
+	selectReservations = `SELECT ` + reservationColumns + ` FROM reservation r`
+)
 
-func scanReservation(row pgx.CollectableRow) (reservation.Reservation, error) {
+func scanReservation(row pgx.CollectableRow) (reservation.Reservation, error) { return scanAfter(row) }
+
+// scanAfter reads a reservation's columns, after those that go into before.
+func scanAfter(row pgx.CollectableRow, before ...any) (reservation.Reservation, error) {
 	var r reservation.Reservation
 	var print []byte
-	err := row.Scan(&r.ID, &r.User, &r.Sale, &r.SKU, &r.Quantity, &r.UnitPrice.Amount, &r.UnitPrice.Currency, &r.State, &r.Reason,
-		&r.Payment, &r.Cart, &print, &r.CreatedAt, &r.ExpiresAt)
+	err := row.Scan(append(before, &r.ID, &r.User, &r.Sale, &r.SKU, &r.Quantity, &r.UnitPrice.Amount, &r.UnitPrice.Currency, &r.State, &r.Reason,
+		&r.Payment, &r.Cart, &print, &r.CreatedAt, &r.ExpiresAt)...)
 	if err == nil {
 		r.Fingerprint = [32]byte(print)
 		r.CreatedAt, r.ExpiresAt = r.CreatedAt.UTC(), r.ExpiresAt.UTC()
@@ -100,13 +107,15 @@ func scanBucket(row pgx.CollectableRow) (inventory.Bucket, error) {
 // writes gathers what a transaction writes, a slice a column.
 type writes struct {
 	buckets  map[inventory.BucketID]*change
-	rows     []reservation.Reservation // new ones
+	held     []held // new reservations
 	legs     []legRow
 	dead     []legRow // takes that get a tombstone
 	credits  []inventory.Credit
 	journal  []entry
 	outbox   []transport.Envelope
 	allowing map[allowanceKey]int
+
+	announced []int64 // rows, when they are written
 }
 
 type change struct{ held, sold, credits int64 }
@@ -264,35 +273,37 @@ func (l *Ledger) Due(ctx context.Context, limit int) ([]id.ID, error) {
 	return due, nil
 }
 
-// insertReservations adds the statement that writes reservations; ones that are there stay when
-// keep is set, and are an error otherwise.
-func insertReservations(b *pgx.Batch, rows []reservation.Reservation, keep bool) {
-	if len(rows) == 0 {
+// newReservations are the columns of reservations that are written, an array each.
+type newReservations struct {
+	ids, users, sales, carts  []id.ID
+	skus, currencies, reasons []string
+	qtys                      []int32
+	prices                    []int64
+	prints                    [][]byte
+	expires                   []time.Time
+	traces                    []string
+}
+
+func (n *newReservations) add(r reservation.Reservation, trace string) {
+	n.ids, n.users, n.sales, n.carts = append(n.ids, r.ID), append(n.users, r.User), append(n.sales, r.Sale), append(n.carts, r.Cart)
+	n.skus, n.currencies, n.reasons = append(n.skus, r.SKU), append(n.currencies, r.UnitPrice.Currency), append(n.reasons, r.Reason)
+	n.qtys, n.prices, n.prints = append(n.qtys, int32(r.Quantity)), append(n.prices, r.UnitPrice.Amount), append(n.prints, r.Fingerprint[:])
+	n.expires, n.traces = append(n.expires, r.ExpiresAt), append(n.traces, trace)
+}
+
+// queue adds the statement that writes them, all in one state and made at one time. Reservations that
+// are there stay when keep is set, and are an error otherwise.
+func (n *newReservations) queue(b *pgx.Batch, state reservation.State, at time.Time, keep bool) {
+	if len(n.ids) == 0 {
 		return
 	}
-	n := len(rows)
-	var (
-		ids, users, sales, pays, carts = make([]id.ID, n), make([]id.ID, n), make([]id.ID, n), make([]id.ID, n), make([]id.ID, n)
-		skus, currencies               = make([]string, n), make([]string, n)
-		states, reasons                = make([]string, n), make([]string, n)
-		qtys                           = make([]int32, n)
-		prices                         = make([]int64, n)
-		prints                         = make([][]byte, n)
-		created, expires               = make([]time.Time, n), make([]time.Time, n)
-	)
-	for i, r := range rows {
-		ids[i], users[i], sales[i], pays[i], carts[i] = r.ID, r.User, r.Sale, r.Payment, r.Cart
-		skus[i], qtys[i], prices[i], currencies[i] = r.SKU, int32(r.Quantity), r.UnitPrice.Amount, r.UnitPrice.Currency
-		states[i], reasons[i], prints[i] = string(r.State), r.Reason, r.Fingerprint[:]
-		created[i], expires[i] = r.CreatedAt, r.ExpiresAt
-	}
-	q := `INSERT INTO reservation (id, user_id, sale, sku, qty, price, currency, state, reason, payment, cart, fingerprint, created_at, expires_at)
-		SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::int[], $6::bigint[], $7::text[], $8::text[], $9::text[], $10::uuid[],
-			$11::uuid[], $12::bytea[], $13::timestamptz[], $14::timestamptz[])`
+	q := `INSERT INTO reservation (id, user_id, sale, sku, qty, price, currency, reason, cart, fingerprint, expires_at, trace, payment, state, created_at)
+		SELECT u.*, '00000000-0000-0000-0000-000000000000', $13::text, $14::timestamptz FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::int[],
+			$6::bigint[], $7::text[], $8::text[], $9::uuid[], $10::bytea[], $11::timestamptz[], $12::text[]) AS u`
 	if keep {
 		q += ` ON CONFLICT (id) DO NOTHING`
 	}
-	b.Queue(q, ids, users, sales, skus, qtys, prices, currencies, states, reasons, pays, carts, prints, created, expires)
+	b.Queue(q, n.ids, n.users, n.sales, n.skus, n.qtys, n.prices, n.currencies, n.reasons, n.carts, n.prints, n.expires, n.traces, string(state), at)
 }
 
 // Refuse implements inventory.Ledger.
@@ -304,16 +315,16 @@ func (l *Ledger) Refuse(ctx context.Context, refusals []inventory.Refusal) ([]re
 		if err := tx.QueryRow(ctx, `SELECT now()`).Scan(&now); err != nil {
 			return err
 		}
-		rows := make([]reservation.Reservation, len(refusals))
+		var rows newReservations
 		for i, f := range refusals {
 			ids[i] = f.Request.ID()
-			rows[i] = reservation.Reservation{
+			rows.add(reservation.Reservation{
 				ID: ids[i], User: f.Request.User, Sale: f.Request.Sale, SKU: f.Request.SKU, Quantity: f.Request.Quantity,
-				State: reservation.Refused, Reason: f.Reason, Cart: f.Request.Cart, Fingerprint: f.Request.Fingerprint(), CreatedAt: now, ExpiresAt: now,
-			}
+				Reason: f.Reason, Cart: f.Request.Cart, Fingerprint: f.Request.Fingerprint(), ExpiresAt: now,
+			}, f.TraceParent)
 		}
 		b := &pgx.Batch{}
-		insertReservations(b, rows, true)
+		rows.queue(b, reservation.Refused, now, true)
 		if err := exec(ctx, tx, b); err != nil {
 			return err
 		}

@@ -87,7 +87,7 @@ func stopNow(t *testing.T, tr transport.Transport) {
 
 func same(a, b transport.Envelope) bool {
 	return a.ID == b.ID && a.Type == b.Type && a.Source == b.Source && a.Subject == b.Subject && a.Time.Equal(b.Time) &&
-		a.TraceParent == b.TraceParent && string(a.Data) == string(b.Data)
+		a.TraceParent == b.TraceParent && string(a.Body()) == string(b.Body())
 }
 
 func receive[T any](t *testing.T, from <-chan T, what string) T {
@@ -290,7 +290,7 @@ func (s suite) large(t *testing.T) {
 	if _, err := sender.Send(t.Context(), transport.Inventory, e); err != nil {
 		t.Fatal(err)
 	}
-	if g := receive(t, got, "delivery"); string(g.Data) != string(e.Data) {
-		t.Fatalf("%d bytes arrived of %d", len(g.Data), len(e.Data))
+	if g := receive(t, got, "delivery"); string(g.Body()) != string(e.Body()) {
+		t.Fatalf("%d bytes arrived of %d", len(g.Body()), len(e.Body()))
 	}
 }
