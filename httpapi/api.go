@@ -5,6 +5,7 @@ package httpapi
 import (
 	"context"
 	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"flashsale/account"
 	"flashsale/id"
@@ -179,7 +180,12 @@ func traceParent(c *fiber.Ctx) string {
 	}
 	var r [24]byte
 	_, _ = rand.Read(r[:]) // never fails (Go 1.24)
-	return fmt.Sprintf("00-%x-%x-00", r[:16], r[16:])
+	var room [55]byte
+	b := append(room[:0], "00-"...)
+	b = hex.AppendEncode(b, r[:16])
+	b = append(b, '-')
+	b = hex.AppendEncode(b, r[16:])
+	return string(append(b, "-00"...))
 }
 
 func parseTraceParent(given string) (string, bool) {

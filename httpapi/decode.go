@@ -38,14 +38,21 @@ func decodeLarge[T any](c *fiber.Ctx) (T, error) {
 	if len(c.Body()) > maxSaleBody {
 		return v, fiber.ErrRequestEntityTooLarge
 	}
-	kind, params, err := mime.ParseMediaType(c.Get("Content-Type"))
-	if err != nil || kind != "application/json" || params["charset"] != "" && !strings.EqualFold(params["charset"], "utf-8") {
+	if !isJSON(c.Get("Content-Type")) {
 		return v, errMediaType
 	}
 	if c.Get("Content-Encoding") != "" {
 		return v, errMediaType
 	}
 	return decodeJSON[T](c.Body())
+}
+
+func isJSON(mediaType string) bool {
+	if mediaType == "application/json" {
+		return true
+	}
+	kind, params, err := mime.ParseMediaType(mediaType)
+	return err == nil && kind == "application/json" && (params["charset"] == "" || strings.EqualFold(params["charset"], "utf-8"))
 }
 
 func decodeJSON[T any](body []byte) (T, error) {

@@ -128,13 +128,19 @@ type reservationView struct {
 	Cart      *id.ID            `json:"cart_id,omitempty"`
 	CreatedAt *time.Time        `json:"created_at,omitempty"`
 	ExpiresAt *time.Time        `json:"expires_at,omitempty"`
-	Links     map[string]string `json:"links"`
+	Links     reservationLinks  `json:"links"`
+}
+
+type reservationLinks struct {
+	Self  string `json:"self"`
+	Order string `json:"order,omitempty"`
+	Pay   string `json:"pay,omitempty"`
 }
 
 func viewReservation(r reservation.Reservation) reservationView {
 	v := reservationView{
 		ID: r.ID, Order: r.ID, State: r.State, Reason: r.Reason, SKU: r.SKU, Quantity: r.Quantity,
-		Links: map[string]string{"self": "/api/v1/reservations/" + r.ID.String()},
+		Links: reservationLinks{Self: "/api/v1/reservations/" + r.ID.String()},
 	}
 	if !r.Sale.IsZero() {
 		v.Sale = &r.Sale
@@ -149,9 +155,9 @@ func viewReservation(r reservation.Reservation) reservationView {
 	if total, err := r.Total(); err == nil {
 		v.Total = &total
 	}
-	v.Links["order"] = "/api/v1/orders/" + r.ID.String()
+	v.Links.Order = "/api/v1/orders/" + r.ID.String()
 	if r.State == reservation.Held {
-		v.Links["pay"] = v.Links["order"] + "/payments"
+		v.Links.Pay = v.Links.Order + "/payments"
 	}
 	return v
 }
