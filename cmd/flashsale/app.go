@@ -410,6 +410,9 @@ func (a *app) run(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := a.collect(ctx); err != nil {
+		return err
+	}
 	loops, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	a.cancel = cancel
 	for _, loop := range a.loops {

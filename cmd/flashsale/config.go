@@ -74,6 +74,13 @@ type Config struct {
 
 	LogLevel  string
 	LogFormat string // text or json
+
+	Instance     string // which of the processes with the same roles; the host's name and the port of Listen unless set
+	InfluxURL    string // where CPU and memory are written; nowhere when empty
+	InfluxToken  string
+	InfluxOrg    string
+	InfluxBucket string
+	CollectEvery time.Duration
 }
 
 // The databases, one a service.
@@ -140,6 +147,12 @@ func (c *Config) settings() []setting {
 		{name: "webhook-secret", env: "WEBHOOK_SECRET", secret: true, help: "signs the webhook's requests", value: (*textValue)(&c.WebhookSecret)},
 		{name: "log-level", help: "debug, info, warn or error", value: (*textValue)(&c.LogLevel)},
 		{name: "log-format", help: "text or json", value: (*textValue)(&c.LogFormat)},
+		{name: "instance", help: "name of this process among those with the same roles (default: host name and port)", value: (*textValue)(&c.Instance)},
+		{name: "influx-url", env: "INFLUX_URL", help: "InfluxDB 2.7 or 1.8 that CPU and memory are written to (default: none)", value: (*textValue)(&c.InfluxURL)},
+		{name: "influx-token", env: "INFLUX_TOKEN", secret: true, help: "InfluxDB's token; user:password for 1.8", value: (*textValue)(&c.InfluxToken)},
+		{name: "influx-org", env: "INFLUX_ORG", help: "InfluxDB's organisation; 1.8 has none", value: (*textValue)(&c.InfluxOrg)},
+		{name: "influx-bucket", env: "INFLUX_BUCKET", help: "InfluxDB's bucket; database/retention-policy for 1.8", value: (*textValue)(&c.InfluxBucket)},
+		{name: "collect-every", help: "interval of reading CPU and memory", value: (*durationValue)(&c.CollectEvery)},
 	}
 }
 
@@ -152,6 +165,7 @@ func defaults() Config {
 		ExpireEvery: 250 * time.Millisecond, KeepEvery: 250 * time.Millisecond, ShardDeadAfter: 10 * time.Second, DrainFor: 20 * time.Second, DrainNotice: time.Second,
 		PaymentLatency: 20 * time.Millisecond, PaymentPatience: 3 * time.Second, ProbeAfter: 5 * time.Second,
 		MailFrom: "shop@example.com", LogLevel: "info", LogFormat: "text",
+		InfluxOrg: "flashsale", InfluxBucket: "flashsale", CollectEvery: time.Second,
 	}
 }
 
@@ -229,7 +243,7 @@ func (c *Config) fill(flags *pflag.FlagSet, getenv func(string) string) error {
 func (c *Config) checkURLs() error {
 	named := map[string][]string{
 		"DATABASE_URL": {strings.ReplaceAll(c.DatabaseURL, "{database}", "x")}, "REDIS_URLS": c.RedisURLs, "CACHE_URL": {c.CacheURL},
-		"AMQP_URL": {c.AMQPURL}, "SMTP_URL": {c.SMTPURL}, "WEBHOOK_URL": {c.WebhookURL}, "DATABASE_URLS": slices.Collect(maps.Values(c.DatabaseURLs)),
+		"AMQP_URL": {c.AMQPURL}, "SMTP_URL": {c.SMTPURL}, "WEBHOOK_URL": {c.WebhookURL}, "INFLUX_URL": {c.InfluxURL}, "DATABASE_URLS": slices.Collect(maps.Values(c.DatabaseURLs)),
 	}
 	for _, name := range slices.Sorted(maps.Keys(named)) {
 		for _, text := range named[name] {
@@ -338,6 +352,7 @@ func (c *Config) validate() error {
 	if c.has("console") && len(c.Roles) < len(allRoles()) && c.ConsoleAPI == "" {
 		bad("the console runs here, but not all services that it shows; set console-api to where the whole API answers, such as http://127.0.0.1:8080")
 	}
+	c.validateTelemetry(bad)
 	if c.SMTPURL != "" && c.WebhookURL != "" {
 		bad("smtp-url and webhook-url are both set; notifications go one way, unset one")
 	}
@@ -356,6 +371,22 @@ func (c *Config) validateRoles(bad func(string, ...any)) {
 		if !slices.Contains(allRoles(), r) {
 			bad("there is no role %q; the roles are %s", r, strings.Join(allRoles(), ", "))
 		}
+	}
+}
+
+// validateTelemetry checks what is written about this process.
+func (c *Config) validateTelemetry(bad func(string, ...any)) {
+	if c.InfluxURL == "" {
+		return
+	}
+	if u, err := url.Parse(c.InfluxURL); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || u.User != nil {
+		bad("INFLUX_URL is not the address of an InfluxDB; set http://host:8086, and what it is to be shown as INFLUX_TOKEN")
+	}
+	if c.InfluxBucket == "" {
+		bad("influx-bucket is empty; name the bucket, or database/retention-policy of InfluxDB 1.8")
+	}
+	if c.CollectEvery < 100*time.Millisecond {
+		bad("collect-every is %s; set 100ms or more, such as 1s", c.CollectEvery)
 	}
 }
 

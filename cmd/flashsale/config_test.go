@@ -77,6 +77,10 @@ func TestConfigRefused(t *testing.T) {
 		"a level that is none":            {args: []string{"--log-level=loud"}, say: "set debug, info, warn or error"},
 		"a format that is none":           {args: []string{"--log-format=xml"}, say: "set text or json"},
 		"mail and webhook":                {args: []string{"--smtp-url=smtp://h", "--webhook-url=http://h"}, say: "unset one"},
+		"no InfluxDB":                     {args: []string{"--influx-url=http:"}, say: "set http://host:8086"},
+		"InfluxDB with a password":        {args: []string{"--influx-url=http://me:hidden@h:8086"}, say: "as INFLUX_TOKEN"},
+		"InfluxDB without a bucket":       {args: []string{"--influx-url=http://h:8086", "--influx-bucket="}, say: "name the bucket"},
+		"collecting all the time":         {args: []string{"--influx-url=http://h:8086", "--collect-every=1ms"}, say: "set 100ms or more"},
 		"a duration that is none":         {args: []string{"--drain-for=5"}, say: "write 250ms, 5s or 2m"},
 		"a share that is none":            {args: []string{"--payment-decline-rate=NaN"}, say: "write a number from 0 to 1"},
 		"a number that is none":           {args: []string{"--shards=four"}, say: "is not a whole number"},
@@ -139,6 +143,7 @@ func TestConfigIsRedacted(t *testing.T) {
 	t.Parallel()
 	env := servers()
 	env["FLASHSALE_INTERNAL_TOKEN"], env["OPERATOR_PASSWORD"], env["SMTP_URL"] = aToken, "hidden too", "smtp://me:hidden@mail:25"
+	env["INFLUX_URL"], env["INFLUX_TOKEN"] = "http://127.0.0.1:8086", "hidden token"
 	env["CACHE_URL"] = "redis://:hidden@127.0.0.1:3"
 	cfg, err := parse(t, env)
 	if err != nil {

@@ -60,9 +60,10 @@ func run(install bool, command []string) (int, error) {
 	defer s.stop()
 	began := time.Now()
 	var wg sync.WaitGroup
-	errs := make([]error, 2)
+	errs := make([]error, 3)
 	wg.Go(func() { errs[0] = s.postgres(ctx) })
 	wg.Go(func() { errs[1] = s.rabbitmq(ctx) })
+	wg.Go(func() { errs[2] = s.influx(ctx) })
 	wg.Wait()
 	if err := errors.Join(errs...); err != nil {
 		return 1, err
@@ -107,6 +108,7 @@ func needs() []need {
 		{pgBin, "postgresql", "PostgreSQL 15 or newer", []string{testenv.DatabaseURLVar}},
 		{func() (string, error) { return exec.LookPath("redis-server") }, "redis-server", "Redis 7.0 or newer", nil},
 		{func() (string, error) { return exec.LookPath("gcc") }, "gcc libc6-dev", "a C compiler, which the race detector links with", nil},
+		{func() (string, error) { return exec.LookPath("prometheus") }, "prometheus", "Prometheus 2.42 or newer, with promtool", nil},
 		{rabbitBin, "rabbitmq-server", "RabbitMQ 3.10 or newer", []string{testenv.AMQPURLVar, testenv.RabbitAPIVar}},
 	}
 }
@@ -329,6 +331,51 @@ func (s *servers) postgres(ctx context.Context) error {
 			return err
 		}
 		return c.Close(ctx)
+	})
+}
+
+// influx starts InfluxDB, which is built once for all runs on this machine.
+func (s *servers) influx(ctx context.Context) error {
+	if os.Getenv(testenv.InfluxURLVar) != "" {
+		return nil
+	}
+	bin, err := testenv.Build(ctx, testenv.InfluxModule, testenv.InfluxVersion, testenv.InfluxPackage)
+	if err != nil {
+		return fmt.Errorf("InfluxDB (or set %s): %w", testenv.InfluxURLVar, err)
+	}
+	home, log := filepath.Join(s.dir, "influxdb"), filepath.Join(s.dir, "influxdb.log")
+	if err := os.Mkdir(home, 0o700); err != nil {
+		return err
+	}
+	ports := make([]int, 2) // HTTP, backup
+	for i := range ports {
+		if ports[i], err = s.claim(ctx); err != nil {
+			return err
+		}
+	}
+	conf := filepath.Join(home, "conf")
+	text := fmt.Sprintf("reporting-disabled = true\nbind-address = \"127.0.0.1:%d\"\n[meta]\ndir = %q\n[data]\ndir = %q\nwal-dir = %q\n"+
+		"[http]\nbind-address = \"127.0.0.1:%d\"\nflux-enabled = true\nlog-enabled = false\n[monitor]\nstore-enabled = false\n",
+		ports[1], filepath.Join(home, "meta"), filepath.Join(home, "data"), filepath.Join(home, "wal"), ports[0])
+	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+		return err
+	}
+	cmd, err := start(log, nil, nil, bin, "-config", conf)
+	if err != nil {
+		return err
+	}
+	url := fmt.Sprintf("http://127.0.0.1:%d", ports[0])
+	s.add("InfluxDB", func() { end(cmd, syscall.SIGTERM) }, testenv.InfluxURLVar+"="+url)
+	return ready(ctx, "InfluxDB", log, 120*time.Second, func(ctx context.Context) error {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/ping", nil)
+		if err != nil {
+			return err
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return err
+		}
+		return resp.Body.Close()
 	})
 }
 
