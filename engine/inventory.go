@@ -44,6 +44,13 @@ func NewInventory(ledger inventory.Ledger, sales inventory.Sales, admission *Adm
 	}
 }
 
+// WatchGroups has a function told of each group of commits and of moves; watch makes it for a name. Call it before
+// anything is handled.
+func (s *Inventory) WatchGroups(watch func(name string) func(size int, waited time.Duration)) {
+	s.commits.Watch(watch("ledger_commits"))
+	s.moves.Watch(watch("ledger_moves"))
+}
+
 // Close finishes the groups under way.
 func (s *Inventory) Close() {
 	s.commits.Close()

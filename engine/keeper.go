@@ -42,11 +42,41 @@ type Keeper struct {
 	hot      map[inventory.ItemID]time.Time // when an item last moved
 	wake     chan struct{}
 
+	recovered func(Recovery) // nil when nobody is told
+
 	pass  chan struct{} // one pass at a time in this process
 	next  time.Time     // of the next pass over everything
 	brief time.Time     // of the next pass over what is hot
 	away  map[int]time.Time
 	wider bool // buckets have been made for every shard of the gate
+}
+
+// Recovery is one bucket that was opened anew, or given to the others.
+type Recovery struct {
+	Bucket inventory.BucketID
+	Reason RecoveryReason
+	Epoch  int64 // of the ledger from now on; 0 when the bucket is given away
+	Units  int64 // that the gate got, or the others did
+}
+
+// RecoveryReason says why a bucket was opened anew.
+type RecoveryReason string
+
+// The reasons.
+const (
+	RecoveryNew   RecoveryReason = "new"   // it was never at the gate before
+	RecoveryEmpty RecoveryReason = "empty" // its shard has restarted, was flushed or replaced
+	RecoveryStale RecoveryReason = "stale" // its shard has it under another epoch: an old copy, or it was away
+	RecoveryGone  RecoveryReason = "gone"  // its shard stays away: the others got what it had
+)
+
+// OnRecovery has a function told of every recovery, before Run.
+func (k *Keeper) OnRecovery(told func(Recovery)) { k.recovered = told }
+
+func (k *Keeper) tellRecovery(r Recovery) {
+	if k.recovered != nil {
+		k.recovered(r)
+	}
 }
 
 const (
@@ -260,18 +290,19 @@ func (k *Keeper) look(ctx context.Context, items []inventory.ItemID) error {
 		}
 	}
 	gone := k.gone(rows, levels)
-	now, opened := k.clock(), 0
+	now, opened := k.clock(), map[RecoveryReason]int{}
 	for i, row := range rows {
 		switch {
 		case levels[i].Away && gone[row.ID.Shard] && row.Available() > 0:
 			note(row.ID, k.evacuate(ctx, row, gone))
 		case levels[i].Away:
 		case levels[i].Epoch != row.Epoch:
-			opened++
 			k.mu.Lock()
 			k.hot[row.ID.Item] = now // what has just been opened may want balance
 			k.mu.Unlock()
-			note(row.ID, k.recover(ctx, row, levels[i]))
+			reason, err := k.recover(ctx, row, levels[i])
+			opened[reason]++
+			note(row.ID, err)
 		case levels[i].Seq < row.CreditSeq:
 			note(row.ID, k.credit(ctx, row.ID, levels[i]))
 		}
@@ -279,8 +310,8 @@ func (k *Keeper) look(ctx context.Context, items []inventory.ItemID) error {
 			note(row.ID, k.reap(ctx, row.ID))
 		}
 	}
-	if opened > 0 {
-		k.log.InfoContext(ctx, "buckets installed at the gate", "buckets", opened)
+	for reason, n := range opened {
+		k.log.InfoContext(ctx, "buckets installed at the gate", "buckets", n, "reason", reason)
 	}
 	for len(rows) > 0 { // item by item
 		n := 1
@@ -357,6 +388,7 @@ func (k *Keeper) evacuate(ctx context.Context, row inventory.Bucket, gone map[in
 		return err
 	}
 	if len(credited) > 0 {
+		k.tellRecovery(Recovery{Bucket: row.ID, Reason: RecoveryGone, Units: row.Available()})
 		k.log.WarnContext(ctx, "bucket of a gone shard evacuated", "bucket", row.ID, "units", row.Available(), "to", len(credited))
 	}
 	k.Nudge(credited)
@@ -411,20 +443,28 @@ const transferBound = 10 * time.Second
 // recover opens a bucket that the gate has lost or holds under another epoch: first the ledger
 // fences every take under the old epoch, then the gate gets what the ledger has left. Dying in
 // between leaves the bucket closed, and the next pass begins again.
-func (k *Keeper) recover(ctx context.Context, row inventory.Bucket, level inventory.Level) error {
+func (k *Keeper) recover(ctx context.Context, row inventory.Bucket, level inventory.Level) (RecoveryReason, error) {
+	reason := RecoveryStale
+	switch {
+	case level.Epoch == 0 && row.Epoch == 1: // the ledger makes buckets with epoch 1; whoever installs one raises it
+		reason = RecoveryNew
+	case level.Epoch == 0:
+		reason = RecoveryEmpty
+	}
 	opened, users, err := k.books.Reopen(ctx, row.ID)
 	if err != nil {
-		return err
+		return reason, err
 	}
 	err = k.gate.Install(ctx, row.ID, inventory.Level{
 		Epoch: opened.Epoch, Available: opened.Available(), Seq: opened.CreditSeq,
 	}, users)
 	if err != nil {
-		return err
+		return reason, err
 	}
-	k.log.DebugContext(ctx, "bucket installed at the gate", "bucket", row.ID, "gate_epoch", level.Epoch,
+	k.tellRecovery(Recovery{Bucket: row.ID, Reason: reason, Epoch: opened.Epoch, Units: opened.Available()})
+	k.log.DebugContext(ctx, "bucket installed at the gate", "bucket", row.ID, "reason", reason, "gate_epoch", level.Epoch,
 		"ledger_epoch", row.Epoch, "epoch", opened.Epoch, "available", opened.Available())
-	return nil
+	return reason, nil
 }
 
 const creditBatch = 500

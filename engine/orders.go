@@ -33,6 +33,12 @@ func NewOrders(store order.Store, carts order.Carts, holds ReservationReader, sa
 	}
 }
 
+// WatchGroups has a function told of each group of changes; watch makes it for a name. Call it before anything is
+// handled.
+func (s *Orders) WatchGroups(watch func(name string) func(size int, waited time.Duration)) {
+	s.changes.Watch(watch("order_changes"))
+}
+
 // Close finishes the groups under way.
 func (s *Orders) Close() { s.changes.Close() }
 

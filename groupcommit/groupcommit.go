@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 )
 
 // Errors of Do. After either, the call was not part of any group.
@@ -23,6 +24,7 @@ type Group[Req, Ans any] struct {
 	commit   Commit[Req, Ans]
 	maxGroup int
 	queue    chan *call[Req, Ans]
+	watch    func(size int, waited time.Duration) // nil when nobody does
 
 	mu       sync.RWMutex // held for reading while handing in: nothing enters after Close
 	closed   bool
@@ -36,6 +38,7 @@ type call[Req, Ans any] struct {
 	ans Ans
 	err error
 	end chan struct{}
+	at  time.Time // when it was handed in, if somebody watches
 }
 
 // New starts a Group of at most maxGroup requests a group, parallel groups under way and
@@ -52,11 +55,18 @@ func New[Req, Ans any](maxGroup, maxQueue, parallel int, commit Commit[Req, Ans]
 	return g
 }
 
+// Watch has a function told of each group before it is committed: how many requests it has, and how long the first
+// of them has waited. Call it before Do.
+func (g *Group[Req, Ans]) Watch(watch func(size int, waited time.Duration)) { g.watch = watch }
+
 // Do hands in one request and waits for its answer. It returns ErrFull or ErrStopped when the
 // request was not taken in. When ctx ends first it returns ctx.Err(), and the request may or may
 // not have been handled: the caller must treat that as unknown.
 func (g *Group[Req, Ans]) Do(ctx context.Context, req Req) (Ans, error) {
 	c := &call[Req, Ans]{ctx: ctx, req: req, end: make(chan struct{})}
+	if g.watch != nil {
+		c.at = time.Now()
+	}
 	var none Ans
 	if err := g.enter(c); err != nil {
 		return none, err
@@ -145,6 +155,9 @@ func (g *Group[Req, Ans]) handle(group []*call[Req, Ans]) {
 	}
 	if len(live) == 0 {
 		return
+	}
+	if g.watch != nil {
+		g.watch(len(live), time.Since(live[0].at))
 	}
 	// One caller's deadline must not cancel the others' commit, so the group has its own context.
 	answers, err := g.commit(context.WithoutCancel(live[0].ctx), reqs)

@@ -31,6 +31,8 @@ type Config struct {
 	MaxRequests int           // under way at the same time; beyond it 503
 	Clock       func() time.Time
 	Log         *slog.Logger
+	// Observe is told of every answer, the route being its pattern; it must not block. It may be nil.
+	Observe func(method, route string, status int, took time.Duration)
 }
 
 // API is the server. Mount what the process runs, then Serve.
@@ -84,6 +86,9 @@ func (a *API) readyz(c *fiber.Ctx) error {
 func (a *API) Serve(l net.Listener) error {
 	return a.app.Listener(l)
 }
+
+// Busy returns how many requests are under way.
+func (a *API) Busy() int { return len(a.slots) }
 
 // Drain makes /readyz fail, so that whoever sends requests here sends them elsewhere.
 func (a *API) Drain() { a.draining.Store(true) }
@@ -144,6 +149,9 @@ func (a *API) log(c *fiber.Ctx, began time.Time) {
 	route := c.Route().Path // the pattern: ids in paths would make every line another route
 	if route == "/" {
 		route = "unmatched"
+	}
+	if a.cfg.Observe != nil {
+		a.cfg.Observe(c.Method(), route, status, took)
 	}
 	level := slog.LevelDebug
 	if status >= 500 {

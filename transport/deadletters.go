@@ -33,6 +33,14 @@ func Reasons() []Reason {
 // Queued lists the services that have a queue, and with it dead letters.
 func Queued() []Service { return []Service{Inventory, Order, Payment, Notification} }
 
+// QueueLevel is how much of one service's a queueing transport has stored.
+type QueueLevel struct {
+	Service  Service
+	Waiting  int // in the queue; those that a process is handling may count or not
+	Retrying int // failed, and wait to be tried again
+	Dead     int // dead letters
+}
+
 // Letter is a dead letter: an envelope that a service could not handle, and what is known of why.
 // A time that is not known is zero; times are UTC, in microseconds.
 type Letter struct {

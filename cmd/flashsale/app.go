@@ -19,7 +19,9 @@ import (
 	"flashsale/notification/logchannel"
 	"flashsale/notification/smtpchannel"
 	"flashsale/notification/webhookchannel"
+	"flashsale/payment"
 	"flashsale/payment/simprovider"
+	"flashsale/telemetry/metrics"
 	"flashsale/transport"
 	"flashsale/transport/inproc"
 	"fmt"
@@ -52,6 +54,8 @@ type app struct {
 	loops   []func(context.Context) error // run until the process stops
 	closers []func()                      // run at the end, the last first
 	listen  net.Listener
+	admin   net.Listener     // of the metrics; nil without them
+	metrics *metrics.Metrics // nil when nobody can read them
 	failed  chan error
 	cancel  context.CancelFunc
 	running sync.WaitGroup
@@ -84,7 +88,10 @@ func build(ctx context.Context, cfg Config, log *slog.Logger) (_ *app, err error
 			return nil, err
 		}
 	}
-	if a.stores, err = openStores(ctx, a.cfg, a.clock); err != nil {
+	if err := a.measure(ctx); err != nil {
+		return nil, err
+	}
+	if a.stores, err = openStores(ctx, a.cfg, a.clock, a.metrics); err != nil {
 		return nil, err
 	}
 	a.closers = append(a.closers, a.stores.closeAll)
@@ -103,7 +110,12 @@ func build(ctx context.Context, cfg Config, log *slog.Logger) (_ *app, err error
 	if err != nil {
 		return nil, err
 	}
+	var observe func(string, string, int, time.Duration)
+	if a.metrics != nil {
+		observe = a.metrics.Request
+	}
 	a.api = httpapi.New(httpapi.Config{
+		Observe: observe,
 		Verify: func(t string) (id.ID, account.Role, error) {
 			c, err := a.tokens.Verify(t)
 			return c.User, c.Role, err
@@ -122,12 +134,13 @@ func build(ctx context.Context, cfg Config, log *slog.Logger) (_ *app, err error
 	a.api.ReadyWhen(a.readiness())
 	a.api.MountDeadLetters(a.wires.deadLetters())
 	a.loops = append(a.loops, a.flow.Run)
+	a.watch()
 	return a, nil
 }
 
-// auditNow audits a running system: it waits for a moment in which nothing is on its way, but not for
+// auditQuietly audits a running system: it waits for a moment in which nothing is on its way, but not for
 // long, for in a busy sale there is none.
-func (a *app) auditNow(ctx context.Context) ([]audit.Check, error) {
+func (a *app) auditQuietly(ctx context.Context) ([]audit.Check, error) {
 	wait, cancel := context.WithTimeout(ctx, a.cfg.RequestTimeout/4)
 	defer cancel()
 	if err := a.audit.Settle(wait); err != nil {
@@ -192,9 +205,13 @@ func (a *app) openGate(ctx context.Context) error {
 	}
 	if a.cfg.embedded() {
 		a.gate = memstock.New(a.cfg.Shards)
-		return nil
+	} else if err := a.openRedis(ctx); err != nil {
+		return err
 	}
-	return a.openRedis(ctx)
+	if a.metrics != nil {
+		a.gate = a.metrics.Gated(a.gate)
+	}
+	return nil
 }
 
 const queueFile = "queue.db"
@@ -222,6 +239,9 @@ func (a *app) openTransport(ctx context.Context) error {
 	case a.wires.queue != nil:
 		a.wires.events = draining{a.wires.events, a.wires.queue}
 	}
+	if a.metrics != nil {
+		a.wires.events = a.metrics.Sending(a.wires.events)
+	}
 	a.closers = append(a.closers, func() {
 		ctx, cancel := context.WithTimeout(context.Background(), a.cfg.DrainFor)
 		defer cancel()
@@ -239,7 +259,11 @@ func (a *app) here(service transport.Service, handle transport.Handler, box tran
 		a.audit.Outboxes[service] = box
 	}
 	if handle != nil {
-		a.wires.events.Handle(service, a.flow.Handler(service, transport.Only(eventsTo(service), handle)))
+		handle = transport.Only(eventsTo(service), handle)
+		if a.metrics != nil {
+			handle = a.metrics.Handled(service, eventsTo(service), handle)
+		}
+		a.wires.events.Handle(service, a.flow.Handler(service, handle))
 	}
 	if answer != nil {
 		a.wires.answer(service, answer)
@@ -285,6 +309,11 @@ func (a *app) addInventory(context.Context) error {
 	ledger := a.stores.ledger
 	a.keeper = engine.NewKeeper(a.gate, ledger, a.clock, a.cfg.ShardDeadAfter, a.log)
 	inv := engine.NewInventory(ledger, ledger, a.admission(), a.keeper, a.gate.Shards(), a.clock, a.log)
+	if a.metrics != nil {
+		inv.WatchGroups(a.metrics.Group)
+		a.keeper.OnRecovery(func(r engine.Recovery) { a.metrics.Recovered(r.Bucket.Shard, string(r.Reason)) })
+		a.metrics.Stock(ledger, a.gate, a.cfg.LookEvery)
+	}
 	a.closers = append(a.closers, inv.Close)
 	a.here(transport.Inventory, inv.Handle, ledger, inv.Answer)
 	a.audit.Inventory, a.audit.Books, a.audit.Gate = ledger, ledger, a.gate
@@ -295,12 +324,19 @@ func (a *app) addInventory(context.Context) error {
 }
 
 func (a *app) addReservation(context.Context) error {
-	a.api.MountReservations(engine.NewReservations(a.admission(), a.flow, a.holdReader(), a.cfg.Mode == Async, a.clock, a.log))
+	var reservations httpapi.Reservations = engine.NewReservations(a.admission(), a.flow, a.holdReader(), a.cfg.Mode == Async, a.clock, a.log)
+	if a.metrics != nil {
+		reservations = reserving{reservations, a.metrics.Reserved}
+	}
+	a.api.MountReservations(reservations)
 	return nil
 }
 
 func (a *app) addOrder(context.Context) error {
 	orders := engine.NewOrders(a.stores.orders, a.stores.orders, a.holdReader(), a.saleReader(), a.clock)
+	if a.metrics != nil {
+		orders.WatchGroups(a.metrics.Group)
+	}
 	a.closers = append(a.closers, orders.Close)
 	a.here(transport.Order, orders.Handle, a.stores.orders, orders.Answer)
 	a.audit.Orders = a.stores.orders
@@ -310,11 +346,15 @@ func (a *app) addOrder(context.Context) error {
 }
 
 func (a *app) addPayment(context.Context) error {
-	provider, err := simprovider.New(a.stores.payments, simprovider.Faults{
+	sim, err := simprovider.New(a.stores.payments, simprovider.Faults{
 		MaxLatency: a.cfg.PaymentLatency, Decline: a.cfg.PaymentDeclineRate, Timeout: a.cfg.PaymentTimeoutRate, LostReply: a.cfg.PaymentLostReplyRate,
 	}, sleep)
 	if err != nil {
 		return err
+	}
+	var provider payment.Provider = sim
+	if a.metrics != nil {
+		provider = a.metrics.Charged(sim)
 	}
 	var orders engine.OrderReader = engine.RemoteOrders{To: a.wires}
 	payments := engine.NewPayments(a.stores.payments, provider, orders, a.flow, a.cfg.PaymentPatience, a.clock, a.log)
@@ -348,6 +388,9 @@ func (a *app) addCatalog(context.Context) error {
 		}
 		a.closers = append(a.closers, func() { _ = c.Close() })
 		cache = c
+	}
+	if a.metrics != nil {
+		cache = a.metrics.Cached(cache)
 	}
 	stock := engine.LiveStock{Sales: a.saleReader()}
 	a.catalog = catalog.NewService(a.stores.catalog, a.stores.catalog, stock, cache, catalog.DefaultTTL(), a.clock, a.log)

@@ -78,6 +78,7 @@ func auditOnce(ctx context.Context, cfg Config, settle time.Duration) ([]audit.C
 			return nil, fmt.Errorf("there are no books in %s; name the folder with --data, or set DATABASE_URL: %w", cfg.Data, err)
 		}
 	}
+	cfg.AdminListen = "" // the process that serves may be beside this one, with the same settings
 	a, err := build(ctx, cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil, err

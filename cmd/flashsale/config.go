@@ -75,8 +75,11 @@ type Config struct {
 	LogLevel  string
 	LogFormat string // text or json
 
-	Instance     string // which of the processes with the same roles; the host's name and the port of Listen unless set
-	InfluxURL    string // where CPU and memory are written; nowhere when empty
+	AdminListen  string // /metrics and /debug/pprof, host:port; not served when empty
+	LookEvery    time.Duration
+	AuditEvery   time.Duration // 0: only when an operator asks
+	Instance     string        // which of the processes with the same roles; the host's name and the port of Listen unless set
+	InfluxURL    string        // where CPU and memory are written; nowhere when empty
 	InfluxToken  string
 	InfluxOrg    string
 	InfluxBucket string
@@ -147,6 +150,9 @@ func (c *Config) settings() []setting {
 		{name: "webhook-secret", env: "WEBHOOK_SECRET", secret: true, help: "signs the webhook's requests", value: (*textValue)(&c.WebhookSecret)},
 		{name: "log-level", help: "debug, info, warn or error", value: (*textValue)(&c.LogLevel)},
 		{name: "log-format", help: "text or json", value: (*textValue)(&c.LogFormat)},
+		{name: "admin-listen", help: "address of /metrics and /debug/pprof, for operators only (default: not served)", value: (*textValue)(&c.AdminListen)},
+		{name: "look-every", help: "interval of looking at stock, outboxes and queues for the metrics", value: (*durationValue)(&c.LookEvery)},
+		{name: "audit-every", help: "interval of audits for the metrics; 0s for none but the operators'", value: (*durationValue)(&c.AuditEvery)},
 		{name: "instance", help: "name of this process among those with the same roles (default: host name and port)", value: (*textValue)(&c.Instance)},
 		{name: "influx-url", env: "INFLUX_URL", help: "InfluxDB 2.7 or 1.8 that CPU and memory are written to (default: none)", value: (*textValue)(&c.InfluxURL)},
 		{name: "influx-token", env: "INFLUX_TOKEN", secret: true, help: "InfluxDB's token; user:password for 1.8", value: (*textValue)(&c.InfluxToken)},
@@ -165,7 +171,7 @@ func defaults() Config {
 		ExpireEvery: 250 * time.Millisecond, KeepEvery: 250 * time.Millisecond, ShardDeadAfter: 10 * time.Second, DrainFor: 20 * time.Second, DrainNotice: time.Second,
 		PaymentLatency: 20 * time.Millisecond, PaymentPatience: 3 * time.Second, ProbeAfter: 5 * time.Second,
 		MailFrom: "shop@example.com", LogLevel: "info", LogFormat: "text",
-		InfluxOrg: "flashsale", InfluxBucket: "flashsale", CollectEvery: time.Second,
+		LookEvery: time.Second, InfluxOrg: "flashsale", InfluxBucket: "flashsale", CollectEvery: time.Second,
 	}
 }
 
@@ -310,8 +316,8 @@ func (c *Config) validate() error {
 	} else {
 		c.validateServers(bad)
 	}
-	for name, addr := range map[string]string{"listen": c.Listen, "internal-listen": c.InternalListen} {
-		if addr == "" && name == "internal-listen" {
+	for name, addr := range map[string]string{"listen": c.Listen, "internal-listen": c.InternalListen, "admin-listen": c.AdminListen} {
+		if addr == "" && name != "listen" {
 			continue
 		}
 		if _, port, err := net.SplitHostPort(addr); err != nil || port == "" {
@@ -376,6 +382,15 @@ func (c *Config) validateRoles(bad func(string, ...any)) {
 
 // validateTelemetry checks what is written about this process.
 func (c *Config) validateTelemetry(bad func(string, ...any)) {
+	if c.AdminListen != "" && (c.AdminListen == c.Listen || c.AdminListen == c.InternalListen) && !strings.HasSuffix(c.AdminListen, ":0") {
+		bad("admin-listen is %s, as another listener is; set a port of its own, for metrics and profiles are not for the public", c.AdminListen)
+	}
+	if c.LookEvery < 100*time.Millisecond {
+		bad("look-every is %s; set 100ms or more, such as 1s", c.LookEvery)
+	}
+	if c.AuditEvery != 0 && c.AuditEvery < time.Second {
+		bad("audit-every is %s; set 0s for none, or 1s or more, such as 1m", c.AuditEvery)
+	}
 	if c.InfluxURL == "" {
 		return
 	}

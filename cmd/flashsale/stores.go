@@ -24,11 +24,13 @@ import (
 	"flashsale/payment/pgpayment"
 	"flashsale/payment/simprovider"
 	"flashsale/payment/sqlitepayment"
+	"flashsale/telemetry/metrics"
 	"flashsale/transport"
 	"fmt"
 	"io/fs"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -96,7 +98,7 @@ const patience = 15 * time.Second
 
 // openStores opens the database of every role that has one. A PostgreSQL whose schema is not up to
 // date, or that would lose commits, is refused; SQLite files are made and migrated.
-func openStores(ctx context.Context, cfg Config, clock func() time.Time) (_ *stores, err error) {
+func openStores(ctx context.Context, cfg Config, clock func() time.Time, m *metrics.Metrics) (_ *stores, err error) {
 	s := &stores{pings: map[string]func(context.Context) error{}}
 	defer func() {
 		if err != nil {
@@ -110,13 +112,35 @@ func openStores(ctx context.Context, cfg Config, clock func() time.Time) (_ *sto
 		if cfg.embedded() {
 			err = s.openSQLite(ctx, cfg, role, clock)
 		} else {
-			err = s.openPostgres(ctx, cfg, role)
+			err = s.openPostgres(ctx, cfg, role, m)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", role, err)
 		}
 	}
+	if m != nil {
+		s.measure(m)
+	}
 	return s, nil
+}
+
+// measure decorates the stores that metrics are made of.
+func (s *stores) measure(m *metrics.Metrics) {
+	if s.ledger != nil {
+		s.ledger = m.Booked(s.ledger)
+	}
+	if s.orders != nil {
+		s.orders = m.Ordered(s.orders)
+	}
+	if s.payments != nil {
+		s.payments = paymentsAndCharges{m.Paid(s.payments), s.payments}
+	}
+}
+
+// paymentsAndCharges is a payment store of which only the payments are measured.
+type paymentsAndCharges struct {
+	metrics.Payments
+	simprovider.Store
 }
 
 func (s *stores) openSQLite(ctx context.Context, cfg Config, role string, clock func() time.Time) error {
@@ -146,10 +170,17 @@ func (s *stores) openSQLite(ctx context.Context, cfg Config, role string, clock 
 	return nil
 }
 
-func (s *stores) openPostgres(ctx context.Context, cfg Config, role string) error {
-	pool, err := postgres.Open(ctx, cfg.databaseURL(role), int32(min(cfg.DatabaseConns, 10_000)), patience)
+func (s *stores) openPostgres(ctx context.Context, cfg Config, role string, m *metrics.Metrics) error {
+	var tracers []pgx.QueryTracer
+	if m != nil {
+		tracers = append(tracers, m.Database(databases()[role]))
+	}
+	pool, err := postgres.Open(ctx, cfg.databaseURL(role), int32(min(cfg.DatabaseConns, 10_000)), patience, tracers...)
 	if err != nil {
 		return err
+	}
+	if m != nil {
+		m.Pool(databases()[role], pool)
 	}
 	s.close = append(s.close, pool.Close)
 	s.pings[role] = pool.Ping

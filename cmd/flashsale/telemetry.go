@@ -2,11 +2,21 @@ package main
 
 import (
 	"context"
+	"errors"
+	"flashsale/audit"
+	"flashsale/engine"
+	"flashsale/httpapi"
+	"flashsale/reservation"
 	"flashsale/telemetry/collector"
+	"flashsale/telemetry/metrics"
+	"fmt"
 	"net"
+	"net/http"
+	"net/http/pprof"
 	"os"
 	"slices"
 	"strings"
+	"time"
 )
 
 // service names this process by its roles, in their usual order: all, or such as reservation+inventory.
@@ -54,4 +64,102 @@ func (a *app) collect(ctx context.Context) error {
 	}
 	a.loops = append(a.loops, c.Run)
 	return nil
+}
+
+// measure makes the metrics, if somebody can read them. Without them nothing is decorated.
+func (a *app) measure(ctx context.Context) error {
+	if a.cfg.AdminListen == "" {
+		return nil
+	}
+	var err error
+	if a.admin, err = (&net.ListenConfig{}).Listen(ctx, "tcp", a.cfg.AdminListen); err != nil {
+		return fmt.Errorf("cannot listen on %s for metrics; is another process there? %w", a.cfg.AdminListen, err)
+	}
+	a.closers = append(a.closers, func() { _ = a.admin.Close() })
+	a.metrics = metrics.New(a.cfg.service(), string(a.cfg.Mode), a.log)
+	return nil
+}
+
+// watch begins to look at what is stored, after all roles have been added.
+func (a *app) watch() {
+	if a.metrics == nil {
+		return
+	}
+	m := a.metrics
+	m.Busy(a.api.Busy, a.cfg.MaxRequests)
+	if len(a.audit.Outboxes) > 0 {
+		m.Outboxes(a.audit.Outboxes, a.cfg.LookEvery)
+	}
+	if a.wires.queue != nil {
+		m.Queued(a.wires.queue, 5*a.cfg.LookEvery, 30*a.cfg.LookEvery)
+	}
+	if h := a.wires.http; h != nil {
+		for _, to := range h.Peers() {
+			_, most := h.Calls(to)
+			m.Peer(string(to), func() float64 { return h.BreakerOpen(to) }, func() int { n, _ := h.Calls(to); return n }, most)
+		}
+	}
+	a.loops = append(a.loops, m.Run, a.serveAdmin)
+	if a.cfg.AuditEvery > 0 {
+		a.loops = append(a.loops, a.auditLoop)
+	}
+}
+
+// auditNow audits a running system and notes the result.
+func (a *app) auditNow(ctx context.Context) ([]audit.Check, error) {
+	checks, err := a.auditQuietly(ctx)
+	if a.metrics != nil {
+		a.metrics.Audited(checks, err)
+	}
+	return checks, err
+}
+
+// auditLoop audits again and again; the log says what has failed.
+func (a *app) auditLoop(ctx context.Context) error {
+	for sleep(ctx, a.cfg.AuditEvery) == nil {
+		checks, err := a.auditNow(ctx)
+		if ctx.Err() != nil {
+			break
+		}
+		if err != nil {
+			a.log.WarnContext(ctx, "audit could not be run", "error", err)
+		}
+		for _, c := range checks {
+			if !c.OK {
+				a.log.ErrorContext(ctx, "audit failed", "check", c.Name, "figures", c.Figures)
+			}
+		}
+	}
+	return nil
+}
+
+// serveAdmin answers on the operators' own listener until ctx ends.
+func (a *app) serveAdmin(ctx context.Context) error {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", a.metrics.Handler())
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("GET /debug/pprof/cmdline", http.NotFound) // flags may be secrets
+	s := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 2 * time.Minute}
+	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
+	defer stop()
+	if err := s.Serve(a.admin); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// reserving counts the answers to shoppers who ask for units.
+type reserving struct {
+	httpapi.Reservations
+	answered func(decided, replayed bool, err error)
+}
+
+// Reserve implements httpapi.Reservations.
+func (r reserving) Reserve(ctx context.Context, req reservation.Request, trace string) (engine.Outcome, error) {
+	out, err := r.Reservations.Reserve(ctx, req, trace)
+	r.answered(out.Decided, out.Replayed, err)
+	return out, err
 }

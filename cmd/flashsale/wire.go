@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flashsale/engine"
+	"flashsale/telemetry/metrics"
 	"flashsale/transport"
 	"flashsale/transport/httptransport"
 	"fmt"
@@ -24,8 +25,8 @@ type wiring struct {
 // queue is a transport that stores what is on its way.
 type queue interface {
 	transport.Transport
-	transport.DeadLetters
 	engine.Queues
+	metrics.Queues
 }
 
 // draining is the synchronous wiring of a system that has run in the asynchronous one: it calls, and

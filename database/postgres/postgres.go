@@ -12,6 +12,7 @@ import (
 
 	"github.com/cenkalti/backoff/v4"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/multitracer"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -26,8 +27,8 @@ var ErrOutdated = errors.New("postgres: the schema is not up to date; run `flash
 var ErrUnsafe = errors.New("postgres: unsafe server settings")
 
 // Open connects to the database of the URL, trying for up to patience, and returns a pool of at
-// most conns connections.
-func Open(ctx context.Context, url string, conns int32, patience time.Duration) (*pgxpool.Pool, error) {
+// most conns connections. The tracers are told of connections and statements.
+func Open(ctx context.Context, url string, conns int32, patience time.Duration, tracers ...pgx.QueryTracer) (*pgxpool.Pool, error) {
 	cfg, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		return nil, fmt.Errorf("postgres: the database URL is not valid (want postgres://user:password@host:port/database): %w", err)
@@ -43,6 +44,9 @@ func Open(ctx context.Context, url string, conns int32, patience time.Duration) 
 	cfg.AfterConnect = func(_ context.Context, c *pgx.Conn) error {
 		c.TypeMap().TryWrapEncodePlanFuncs = append([]pgtype.TryWrapEncodePlanFunc{planIDs}, c.TypeMap().TryWrapEncodePlanFuncs...)
 		return nil
+	}
+	if len(tracers) > 0 {
+		cfg.ConnConfig.Tracer = multitracer.New(tracers...)
 	}
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {

@@ -512,15 +512,25 @@ func (t *Transport) forward(ctx context.Context, exchange, key string, d rabbit.
 
 // Depths returns how many messages wait in the queues and the retry ladder, or are being handled in
 // this process, and how many are dead letters.
-func (t *Transport) Depths(_ context.Context) (waiting, dead int, err error) {
+func (t *Transport) Depths(ctx context.Context) (waiting, dead int, err error) {
+	all, err := t.Queues(ctx)
+	for _, q := range all {
+		waiting += q.Waiting + q.Retrying
+		dead += q.Dead
+	}
+	return waiting + int(t.busy.Load()), dead, err
+}
+
+// Queues returns how many messages each service's queue, retry ladder and dead-letter queues have.
+func (t *Transport) Queues(_ context.Context) ([]transport.QueueLevel, error) {
 	c, err := t.dial("counting")
 	if err != nil {
-		return 0, 0, fmt.Errorf("amqp: %w", err)
+		return nil, fmt.Errorf("amqp: %w", err)
 	}
 	defer func() { _ = c.Close() }()
 	ch, err := c.Channel()
 	if err != nil {
-		return 0, 0, fmt.Errorf("amqp: %w", err)
+		return nil, fmt.Errorf("amqp: %w", err)
 	}
 	count := func(name string) int {
 		if err != nil {
@@ -532,17 +542,18 @@ func (t *Transport) Depths(_ context.Context) (waiting, dead int, err error) {
 		}
 		return q.Messages
 	}
+	var all []transport.QueueLevel
 	for _, s := range t.opts.Services {
-		waiting += count(t.names.queue(s))
-		dead += count(t.names.dead(s))
+		q := transport.QueueLevel{Service: s, Waiting: count(t.names.queue(s)), Dead: count(t.names.dead(s))}
 		for _, d := range t.opts.Delays {
-			waiting += count(t.names.retry(s, d))
+			q.Retrying += count(t.names.retry(s, d))
 		}
 		for _, d := range t.opts.Pauses {
-			dead += count(t.names.parked(s, d))
+			q.Dead += count(t.names.parked(s, d))
 		}
+		all = append(all, q)
 	}
-	return waiting + int(t.busy.Load()), dead, err
+	return all, err
 }
 
 // Stop implements transport.Transport. What is being handled is finished and acknowledged; what was

@@ -12,8 +12,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -55,6 +57,27 @@ type peer struct {
 	url     string
 	slots   bulkhead.Bulkhead[any]
 	breaker circuitbreaker.CircuitBreaker[any]
+	calls   atomic.Int64 // under way
+}
+
+// Peers returns the services that are called over HTTP.
+func (t *Transport) Peers() []transport.Service { return slices.Sorted(maps.Keys(t.peers)) }
+
+// Calls returns how many calls to a peer are under way, and how many may be.
+func (t *Transport) Calls(to transport.Service) (now, most int) {
+	return int(t.peers[to].calls.Load()), t.opts.Calls
+}
+
+// BreakerOpen returns the state of a peer's circuit breaker: 0 closed, 0.5 half open, 1 open.
+func (t *Transport) BreakerOpen(to transport.Service) float64 {
+	switch t.peers[to].breaker.State() {
+	case circuitbreaker.OpenState:
+		return 1
+	case circuitbreaker.HalfOpenState:
+		return 0.5
+	default:
+		return 0
+	}
 }
 
 const (
@@ -302,6 +325,8 @@ func (t *Transport) call(ctx context.Context, to transport.Service, path, kind s
 		return nil, fmt.Errorf("%w: %d calls to %s are under way", transport.ErrOverloaded, t.opts.Calls, to)
 	}
 	defer p.slots.ReleasePermit()
+	p.calls.Add(1)
+	defer p.calls.Add(-1)
 	if _, has := ctx.Deadline(); !has {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, t.opts.Timeout)

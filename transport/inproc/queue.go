@@ -409,6 +409,31 @@ func (q *Queue) Depths(ctx context.Context) (waiting, dead int, err error) {
 	return waiting, dead, nil
 }
 
+// Queues returns how many envelopes each service has in the file.
+func (q *Queue) Queues(ctx context.Context) ([]transport.QueueLevel, error) {
+	rows, err := q.db.Read.QueryContext(ctx, `SELECT service, coalesce(sum(dead = 0 AND attempts = 0), 0), coalesce(sum(dead = 0 AND attempts > 0), 0),
+		coalesce(sum(dead = 1), 0) FROM message GROUP BY service`)
+	if err != nil {
+		return nil, fmt.Errorf("queue: %w", err)
+	}
+	defer func() { _ = rows.Close() }()
+	found := map[transport.Service]transport.QueueLevel{}
+	for rows.Next() {
+		var l transport.QueueLevel
+		if err := rows.Scan(&l.Service, &l.Waiting, &l.Retrying, &l.Dead); err != nil {
+			return nil, fmt.Errorf("queue: %w", err)
+		}
+		found[l.Service] = l
+	}
+	var all []transport.QueueLevel
+	for _, s := range transport.Queued() {
+		l := found[s]
+		l.Service = s
+		all = append(all, l)
+	}
+	return all, rows.Err()
+}
+
 // Stop implements transport.Transport. What has not been delivered stays in the file.
 func (q *Queue) Stop(ctx context.Context) error {
 	q.mu.Lock()

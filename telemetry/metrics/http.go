@@ -1,0 +1,88 @@
+package metrics
+
+import (
+	"maps"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// httpMetrics are rate, errors and duration of each route.
+type httpMetrics struct {
+	requests *prometheus.CounterVec
+	seconds  *prometheus.HistogramVec
+
+	// known is replaced, never changed: a request looks its handles up without a lock or an allocation.
+	known *atomic.Pointer[map[answer]handles]
+	learn *sync.Mutex
+}
+
+type answer struct {
+	method, route string
+	code          int
+}
+
+type handles struct {
+	requests prometheus.Counter
+	seconds  prometheus.Observer
+}
+
+// maxAnswers bounds the series: beyond it a route is other. There are about 40 routes with a few codes each.
+const maxAnswers = 1000
+
+func newHTTP(m *Metrics) httpMetrics {
+	h := httpMetrics{
+		requests: m.counter("flashsale_http_requests_total", "Requests answered by the public API.", "method", "route", "code"),
+		seconds:  m.histogram("flashsale_http_request_seconds", "Time to answer a request of the public API.", durations(), "method", "route"),
+		known:    &atomic.Pointer[map[answer]handles]{}, learn: &sync.Mutex{},
+	}
+	h.known.Store(&map[answer]handles{})
+	return h
+}
+
+// Request counts a request that was answered. route is the pattern, not the path.
+func (m *Metrics) Request(method, route string, code int, took time.Duration) {
+	a := answer{method, route, code}
+	h, ok := (*m.http.known.Load())[a]
+	if !ok {
+		h = m.http.add(a)
+	}
+	h.requests.Inc()
+	h.seconds.Observe(took.Seconds())
+}
+
+func (h *httpMetrics) add(a answer) handles {
+	h.learn.Lock()
+	defer h.learn.Unlock()
+	if !slices.Contains([]string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}, a.method) {
+		a.method = other // clients make up methods
+	}
+	known := *h.known.Load()
+	if len(known) >= maxAnswers {
+		a.route, a.code = other, 0
+	}
+	if v, ok := known[a]; ok {
+		return v
+	}
+	v := handles{h.requests.WithLabelValues(a.method, a.route, strconv.Itoa(a.code)), h.seconds.WithLabelValues(a.method, a.route)}
+	more := maps.Clone(known)
+	more[a] = v
+	h.known.Store(&more)
+	return v
+}
+
+// Busy reports how many requests are under way, and how many may be.
+func (m *Metrics) Busy(busy func() int, most int) {
+	m.function("flashsale_http_requests_in_flight", "Requests of the public API under way.", func() float64 { return float64(busy()) })
+	m.function("flashsale_http_requests_limit", "Requests of the public API that may be under way; beyond it 503.", func() float64 { return float64(most) })
+}
+
+// function is a gauge that is read when Prometheus asks.
+func (m *Metrics) function(name, help string, read func() float64) {
+	m.note(name, "gauge", help, nil)
+	m.ours.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, read))
+}
