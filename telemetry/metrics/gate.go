@@ -42,8 +42,15 @@ type Gate interface {
 	inventory.Keeper
 }
 
-// Gated measures a gate.
-func (m *Metrics) Gated(next Gate) Gate { return gated{next, &m.gate} }
+// Gated measures a gate. Its recoveries begin at zero: the first one would be no increase otherwise.
+func (m *Metrics) Gated(next Gate) Gate {
+	for shard := range min(next.Shards(), maxShards) {
+		for _, reason := range []string{"new", "empty", "stale", "gone"} {
+			m.gate.recoveries.WithLabelValues(shardLabel(shard), reason)
+		}
+	}
+	return gated{next, &m.gate}
+}
 
 type gated struct {
 	Gate
