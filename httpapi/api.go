@@ -9,6 +9,7 @@ import (
 	"errors"
 	"flashsale/account"
 	"flashsale/id"
+	"flashsale/telemetry/logs"
 	"fmt"
 	"log/slog"
 	"net"
@@ -33,6 +34,17 @@ type Config struct {
 	Log         *slog.Logger
 	// Observe is told of every answer, the route being its pattern; it must not block. It may be nil.
 	Observe func(method, route string, status int, took time.Duration)
+	// Trace follows a request to the API, nil for none: it returns the context and the W3C trace context
+	// of what happens in the request, and what is called with the route's pattern and the answer's status.
+	Trace func(context.Context, Incoming) (context.Context, string, func(route string, status int))
+}
+
+// Incoming is a request as it arrives.
+type Incoming struct {
+	Method, Path string
+	Request      string // its id
+	TraceParent  string // W3C trace context; only its trace counts unless Remote
+	Remote       bool   // the caller sent it
 }
 
 // API is the server. Mount what the process runs, then Serve.
@@ -104,32 +116,39 @@ func (a *API) Stop(ctx context.Context) error {
 
 // The names under which a request's facts are kept.
 const (
-	keyRequest = "request"
-	keyTrace   = "trace"
-	keyUser    = "user"
-	keyRole    = "role"
+	keyUser = "user"
+	keyRole = "role"
 )
 
 // frame is around every request: ids, a slot, a deadline, the log line, and the guard against a
 // handler that panics.
 func (a *API) frame(c *fiber.Ctx) (err error) {
 	began := a.cfg.Clock()
-	c.Locals(keyRequest, requestID(c, began))
-	c.Locals(keyTrace, traceParent(c))
-	c.Set("X-Request-Id", request(c))
+	facts := logs.Facts{Request: requestID(c, began)}
+	parent, remote := traceParent(c, facts.Request)
+	base, answered := context.Background(), func(string, int) {}
+	facts.Trace = parent
+	api := strings.HasPrefix(c.Path(), "/api/")
+	if api && a.cfg.Trace != nil {
+		base, facts.Trace, answered = a.cfg.Trace(base, Incoming{c.Method(), c.Path(), facts.Request, parent, remote})
+	}
+	c.SetUserContext(logs.With(base, facts))
+	c.Set("X-Request-Id", facts.Request)
 	c.Set("X-Content-Type-Options", "nosniff")
 	c.Set("Cache-Control", "no-store")
 	defer func() {
 		if p := recover(); p != nil {
-			a.cfg.Log.Error("handler panicked", "request", request(c), "panic", p, "stack", string(debug.Stack()))
+			a.cfg.Log.ErrorContext(c.UserContext(), "handler panicked", "panic", p, "stack", string(debug.Stack()))
 			err = errors.New("panic")
 		}
 		if err != nil {
 			err = a.fail(c, err)
 		}
-		a.log(c, began)
+		route := route(c)
+		a.log(c, route, began)
+		answered(route, c.Response().StatusCode())
 	}()
-	if strings.HasPrefix(c.Path(), "/api/") { // health is answered under any load
+	if api { // health is answered under any load
 		select {
 		case a.slots <- struct{}{}:
 			defer func() { <-a.slots }()
@@ -137,19 +156,23 @@ func (a *API) frame(c *fiber.Ctx) (err error) {
 			return errOverloaded
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), a.cfg.Timeout)
+	ctx, cancel := context.WithTimeout(c.UserContext(), a.cfg.Timeout)
 	defer cancel()
 	c.SetUserContext(ctx)
 	return c.Next()
 }
 
-func (a *API) log(c *fiber.Ctx, began time.Time) {
+// route is the pattern: ids in paths would make every line another route.
+func route(c *fiber.Ctx) string {
+	if p := c.Route().Path; p != "/" {
+		return p
+	}
+	return "unmatched"
+}
+
+func (a *API) log(c *fiber.Ctx, route string, began time.Time) {
 	took := a.cfg.Clock().Sub(began)
 	status := c.Response().StatusCode()
-	route := c.Route().Path // the pattern: ids in paths would make every line another route
-	if route == "/" {
-		route = "unmatched"
-	}
 	if a.cfg.Observe != nil {
 		a.cfg.Observe(c.Method(), route, status, took)
 	}
@@ -160,12 +183,12 @@ func (a *API) log(c *fiber.Ctx, began time.Time) {
 	if !a.cfg.Log.Enabled(c.UserContext(), level) {
 		return
 	}
-	a.cfg.Log.Log(c.UserContext(), level, "request", "request", request(c), "trace", trace(c), "method", c.Method(), "route", route,
+	a.cfg.Log.Log(c.UserContext(), level, "request", "method", c.Method(), "route", route,
 		"status", status, "ms", float64(took.Microseconds())/1000)
 }
 
-func request(c *fiber.Ctx) string { s, _ := c.Locals(keyRequest).(string); return s }
-func trace(c *fiber.Ctx) string   { s, _ := c.Locals(keyTrace).(string); return s }
+func request(c *fiber.Ctx) string { return logs.Of(c.UserContext()).Request }
+func trace(c *fiber.Ctx) string   { return logs.Of(c.UserContext()).Trace }
 
 // requestID takes the caller's id when it is a harmless one, and makes one otherwise.
 func requestID(c *fiber.Ctx, now time.Time) string {
@@ -181,19 +204,29 @@ func requestID(c *fiber.Ctx, now time.Time) string {
 	return id.New(now).String()
 }
 
-// traceParent takes the caller's W3C trace context when it is well formed, and starts a trace otherwise.
-func traceParent(c *fiber.Ctx) string {
+// traceParent takes the caller's W3C trace context when it is well formed. Otherwise it starts a trace,
+// with the request's id as the trace's where that has its form: nginx's $request_id has, and so have
+// ours without their hyphens. Who has one of them then finds the other.
+func traceParent(c *fiber.Ctx, request string) (parent string, remote bool) {
 	if given, ok := parseTraceParent(c.Get("traceparent")); ok {
-		return given
+		return given, true
 	}
 	var r [24]byte
 	_, _ = rand.Read(r[:]) // never fails (Go 1.24)
-	var room [55]byte
-	b := append(room[:0], "00-"...)
-	b = hex.AppendEncode(b, r[:16])
-	b = append(b, '-')
-	b = hex.AppendEncode(b, r[16:])
-	return string(append(b, "-00"...))
+	var b [55]byte
+	copy(b[:], "00-")
+	if _, err := id.Parse(request); err == nil {
+		request = strings.ReplaceAll(request, "-", "")
+	}
+	if request = strings.ToLower(request); hexes(request, 32) {
+		copy(b[3:], request)
+	} else {
+		hex.Encode(b[3:], r[:16])
+	}
+	b[35] = '-'
+	hex.Encode(b[36:], r[16:])
+	copy(b[52:], "-00")
+	return string(b[:]), false
 }
 
 func parseTraceParent(given string) (string, bool) {

@@ -9,6 +9,7 @@ import (
 	"flashsale/order"
 	"flashsale/payment"
 	"flashsale/reservation"
+	"flashsale/telemetry/logs"
 	"flashsale/transport"
 	"strconv"
 
@@ -171,11 +172,11 @@ func (a *API) classify(err error) (k kind, detail string) {
 func (a *API) fail(c *fiber.Ctx, err error) error {
 	k, detail := a.classify(err)
 	if request(c) == "" { // the server refused it before the frame: too large, or no HTTP
-		c.Locals(keyRequest, requestID(c, a.cfg.Clock()))
+		c.SetUserContext(logs.With(context.Background(), logs.Facts{Request: requestID(c, a.cfg.Clock())}))
 		c.Set("X-Request-Id", request(c))
 	}
 	if k.status == 500 {
-		a.cfg.Log.Error("request failed", "request", request(c), "trace", trace(c), "method", c.Method(), "path", c.Path(), "error", err)
+		a.cfg.Log.ErrorContext(c.UserContext(), "request failed", "method", c.Method(), "path", c.Path(), "error", err)
 	}
 	if k.status == 401 {
 		c.Set("WWW-Authenticate", `Bearer realm="flashsale"`)

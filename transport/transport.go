@@ -130,6 +130,8 @@ type Transport interface {
 type Question struct {
 	Name string          // such as "inventory.reservation"
 	Data json.RawMessage // the arguments, a JSON object
+	// TraceParent is a W3C trace context, empty when there is none.
+	TraceParent string
 }
 
 // Answerer answers the questions put to one service. It returns an error marked Permanent for a

@@ -22,6 +22,7 @@ import (
 	"flashsale/payment"
 	"flashsale/payment/simprovider"
 	"flashsale/telemetry/metrics"
+	"flashsale/telemetry/tracing"
 	"flashsale/transport"
 	"flashsale/transport/inproc"
 	"fmt"
@@ -40,6 +41,7 @@ type app struct {
 	clock  func() time.Time
 	stores *stores
 	wires  *wiring
+	trace  *tracing.Tracer // nil: off
 	flow   *engine.Flow
 	finish func(context.Context) // what still follows from answered requests
 	gate   engine.GateKeeper
@@ -91,6 +93,9 @@ func build(ctx context.Context, cfg Config, log *slog.Logger) (_ *app, err error
 	if err := a.measure(ctx); err != nil {
 		return nil, err
 	}
+	if err := a.openTracing(ctx); err != nil {
+		return nil, err
+	}
 	if a.stores, err = openStores(ctx, a.cfg, a.clock, a.metrics); err != nil {
 		return nil, err
 	}
@@ -121,6 +126,7 @@ func build(ctx context.Context, cfg Config, log *slog.Logger) (_ *app, err error
 			return c.User, c.Role, err
 		},
 		Timeout: cfg.RequestTimeout, MaxRequests: cfg.MaxRequests, Clock: a.clock, Log: log,
+		Trace: a.traceRequests(),
 	})
 	for _, role := range roleTable() {
 		if !cfg.has(role.name) {
@@ -218,7 +224,7 @@ const queueFile = "queue.db"
 
 // openTransport chooses how the steps of the flow travel.
 func (a *app) openTransport(ctx context.Context) error {
-	a.wires = &wiring{local: map[transport.Service]transport.Answerer{}}
+	a.wires = &wiring{local: map[transport.Service]transport.Answerer{}, trace: a.trace}
 	switch {
 	case a.cfg.embedded():
 		file := dataFolder{a.cfg.Data}.file(queueFile)
@@ -242,6 +248,7 @@ func (a *app) openTransport(ctx context.Context) error {
 	if a.metrics != nil {
 		a.wires.events = a.metrics.Sending(a.wires.events)
 	}
+	a.wires.events = a.trace.Transport(a.wires.events)
 	a.closers = append(a.closers, func() {
 		ctx, cancel := context.WithTimeout(context.Background(), a.cfg.DrainFor)
 		defer cancel()
@@ -302,13 +309,13 @@ func (a *app) holdReader() engine.ReservationReader {
 }
 
 func (a *app) admission() *engine.Admission {
-	return engine.NewAdmission(a.gate, a.saleReader(), a.clock, sleep, a.cfg.PendingFor, termsAge, a.log)
+	return engine.NewAdmission(a.trace.Gate(a.gate), a.saleReader(), a.clock, sleep, a.cfg.PendingFor, termsAge, a.log)
 }
 
 func (a *app) addInventory(context.Context) error {
 	ledger := a.stores.ledger
 	a.keeper = engine.NewKeeper(a.gate, ledger, a.clock, a.cfg.ShardDeadAfter, a.log)
-	inv := engine.NewInventory(ledger, ledger, a.admission(), a.keeper, a.gate.Shards(), a.clock, a.log)
+	inv := engine.NewInventory(a.trace.Ledger(ledger), ledger, a.admission(), a.keeper, a.gate.Shards(), a.clock, a.log)
 	if a.metrics != nil {
 		inv.WatchGroups(a.metrics.Group)
 		a.keeper.OnRecovery(func(r engine.Recovery) { a.metrics.Recovered(r.Bucket.Shard, string(r.Reason)) })
@@ -333,7 +340,7 @@ func (a *app) addReservation(context.Context) error {
 }
 
 func (a *app) addOrder(context.Context) error {
-	orders := engine.NewOrders(a.stores.orders, a.stores.orders, a.holdReader(), a.saleReader(), a.clock)
+	orders := engine.NewOrders(a.trace.Orders(a.stores.orders), a.stores.orders, a.holdReader(), a.saleReader(), a.clock)
 	if a.metrics != nil {
 		orders.WatchGroups(a.metrics.Group)
 	}
@@ -357,7 +364,7 @@ func (a *app) addPayment(context.Context) error {
 		provider = a.metrics.Charged(sim)
 	}
 	var orders engine.OrderReader = engine.RemoteOrders{To: a.wires}
-	payments := engine.NewPayments(a.stores.payments, provider, orders, a.flow, a.cfg.PaymentPatience, a.clock, a.log)
+	payments := engine.NewPayments(a.trace.Payments(a.stores.payments), a.trace.Provider(provider), orders, a.flow, a.cfg.PaymentPatience, a.clock, a.log)
 	a.here(transport.Payment, payments.Handle, a.stores.payments, nil)
 	a.audit.Payments, a.audit.Provider = a.stores.payments, provider
 	a.audit.Own = append(a.audit.Own, a.stores.payments)
@@ -423,7 +430,7 @@ func (a *app) addNotification(context.Context) error {
 		channel = webhookchannel.New(a.cfg.WebhookURL, a.cfg.WebhookSecret, a.clock)
 	}
 	var contacts engine.ContactReader = engine.RemoteContacts{To: a.wires}
-	n := engine.NewNotifications(a.stores.notifications, contacts, a.clock, a.log)
+	n := engine.NewNotifications(a.trace.Notifications(a.stores.notifications), contacts, a.clock, a.log)
 	a.here(transport.Notification, n.Handle, nil, nil)
 	a.audit.Own = append(a.audit.Own, a.stores.notifications)
 	worker := notification.NewWorker(a.stores.notifications, channel, a.clock, rand.Float64, a.log)

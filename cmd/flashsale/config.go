@@ -72,6 +72,10 @@ type Config struct {
 	WebhookURL    string
 	WebhookSecret string
 
+	OTLPEndpoint string // where traces go; empty: off
+	TraceRatio   float64
+	TraceSlow    time.Duration
+
 	LogLevel  string
 	LogFormat string // text or json
 
@@ -148,6 +152,9 @@ func (c *Config) settings() []setting {
 		{name: "mail-from", help: "sender of the mail", value: (*textValue)(&c.MailFrom)},
 		{name: "webhook-url", env: "WEBHOOK_URL", secret: true, help: "or send notifications to a webhook", value: (*textValue)(&c.WebhookURL)},
 		{name: "webhook-secret", env: "WEBHOOK_SECRET", secret: true, help: "signs the webhook's requests", value: (*textValue)(&c.WebhookSecret)},
+		{name: "otlp-endpoint", secret: true, help: "send traces over OTLP/HTTP: http://host:4318 (default: no traces)", value: (*textValue)(&c.OTLPEndpoint)},
+		{name: "trace-ratio", help: "share of the traces that is kept from the first service on", value: &rateValue{&c.TraceRatio}},
+		{name: "trace-slow", help: "besides, each process keeps its part of what failed or took this long; 0 for what failed only", value: (*durationValue)(&c.TraceSlow)},
 		{name: "log-level", help: "debug, info, warn or error", value: (*textValue)(&c.LogLevel)},
 		{name: "log-format", help: "text or json", value: (*textValue)(&c.LogFormat)},
 		{name: "admin-listen", help: "address of /metrics and /debug/pprof, for operators only (default: not served)", value: (*textValue)(&c.AdminListen)},
@@ -170,7 +177,7 @@ func defaults() Config {
 		RequestTimeout: 10 * time.Second, MaxRequests: 4096, PendingFor: 30 * time.Second,
 		ExpireEvery: 250 * time.Millisecond, KeepEvery: 250 * time.Millisecond, ShardDeadAfter: 10 * time.Second, DrainFor: 20 * time.Second, DrainNotice: time.Second,
 		PaymentLatency: 20 * time.Millisecond, PaymentPatience: 3 * time.Second, ProbeAfter: 5 * time.Second,
-		MailFrom: "shop@example.com", LogLevel: "info", LogFormat: "text",
+		MailFrom: "shop@example.com", TraceRatio: 0.01, TraceSlow: time.Second, LogLevel: "info", LogFormat: "text",
 		LookEvery: time.Second, InfluxOrg: "flashsale", InfluxBucket: "flashsale", CollectEvery: time.Second,
 	}
 }
@@ -249,7 +256,7 @@ func (c *Config) fill(flags *pflag.FlagSet, getenv func(string) string) error {
 func (c *Config) checkURLs() error {
 	named := map[string][]string{
 		"DATABASE_URL": {strings.ReplaceAll(c.DatabaseURL, "{database}", "x")}, "REDIS_URLS": c.RedisURLs, "CACHE_URL": {c.CacheURL},
-		"AMQP_URL": {c.AMQPURL}, "SMTP_URL": {c.SMTPURL}, "WEBHOOK_URL": {c.WebhookURL}, "INFLUX_URL": {c.InfluxURL}, "DATABASE_URLS": slices.Collect(maps.Values(c.DatabaseURLs)),
+		"AMQP_URL": {c.AMQPURL}, "SMTP_URL": {c.SMTPURL}, "WEBHOOK_URL": {c.WebhookURL}, "INFLUX_URL": {c.InfluxURL}, "otlp-endpoint": {c.OTLPEndpoint}, "DATABASE_URLS": slices.Collect(maps.Values(c.DatabaseURLs)),
 	}
 	for _, name := range slices.Sorted(maps.Keys(named)) {
 		for _, text := range named[name] {
@@ -334,6 +341,12 @@ func (c *Config) validate() error {
 	}
 	if c.DrainNotice < 0 || c.DrainNotice >= c.DrainFor && c.DrainFor > 0 {
 		bad("drain-notice is %s; set zero or more, and less than drain-for, which is %s", c.DrainNotice, c.DrainFor)
+	}
+	if u, err := url.Parse(c.OTLPEndpoint); c.OTLPEndpoint != "" && (err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https")) {
+		bad("otlp-endpoint is no address of an OTLP receiver over HTTP; set http://host:4318, or nothing for no traces")
+	}
+	if c.TraceSlow < 0 {
+		bad("trace-slow is %s; set zero or more", c.TraceSlow)
 	}
 	if c.PaymentLatency < 0 {
 		bad("payment-latency is %s; set zero or more", c.PaymentLatency)

@@ -6,6 +6,7 @@ import (
 	"flashsale/bench/journey"
 	"flashsale/testenv"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -37,6 +38,8 @@ type program struct {
 	args []string
 	cmd  *exec.Cmd
 	url  string
+
+	stderr io.Writer // instead of the test's output
 }
 
 func (p *program) command(args ...string) *exec.Cmd {
@@ -47,6 +50,9 @@ func (p *program) command(args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(p.t.Context(), self, args...)
 	cmd.Env = append(os.Environ(), runMain+"=1", "OPERATOR_PASSWORD="+testPassword)
 	cmd.Stderr = p.t.Output()
+	if p.stderr != nil {
+		cmd.Stderr = p.stderr
+	}
 	return cmd
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flashsale/bench/journey"
 	"flashsale/id"
+	"flashsale/telemetry/logs"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -46,11 +47,11 @@ SIGINT or SIGTERM stops it gracefully: /readyz fails at once, what was accepted 
 func logger(cfg Config) *slog.Logger {
 	var level slog.Level
 	_ = level.UnmarshalText([]byte(cfg.LogLevel)) // validated
-	opts := &slog.HandlerOptions{Level: level}
+	opts := &slog.HandlerOptions{Level: level, ReplaceAttr: logs.TraceID}
 	if cfg.LogFormat == "json" {
-		return slog.New(slog.NewJSONHandler(os.Stderr, opts))
+		return slog.New(logs.Handler(slog.NewJSONHandler(os.Stderr, opts)))
 	}
-	return slog.New(slog.NewTextHandler(os.Stderr, opts))
+	return slog.New(logs.Handler(slog.NewTextHandler(os.Stderr, opts)))
 }
 
 func serve(ctx context.Context, cfg Config, sample bool, log *slog.Logger) error {

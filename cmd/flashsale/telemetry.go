@@ -42,7 +42,11 @@ func (a *app) instance() string {
 	if err != nil {
 		host = "localhost"
 	}
-	_, port, err := net.SplitHostPort(a.listen.Addr().String())
+	addr := a.cfg.Listen
+	if a.listen != nil {
+		addr = a.listen.Addr().String() // which port 0 has become
+	}
+	_, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		return host
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flashsale/engine"
 	"flashsale/telemetry/metrics"
+	"flashsale/telemetry/tracing"
 	"flashsale/transport"
 	"flashsale/transport/httptransport"
 	"fmt"
@@ -20,6 +21,7 @@ type wiring struct {
 	http   *httptransport.Transport // nil when every service runs here
 	queue  queue                    // nil when nothing is stored on its way
 	called bool                     // events go over http, too
+	trace  *tracing.Tracer          // nil: off
 }
 
 // queue is a transport that stores what is on its way.
@@ -57,6 +59,7 @@ func (d draining) Stop(ctx context.Context) error {
 
 // answer registers what answers questions to a service, for this process and for the others.
 func (w *wiring) answer(to transport.Service, a transport.Answerer) {
+	a = w.trace.Answerer(to, a)
 	w.local[to] = a
 	if w.http != nil {
 		w.http.Answer(to, a)
@@ -84,6 +87,13 @@ func (w *wiring) stop(ctx context.Context) error {
 
 // Ask implements transport.Asker.
 func (w *wiring) Ask(ctx context.Context, to transport.Service, q transport.Question) (json.RawMessage, error) {
+	if w.trace != nil {
+		return w.trace.Ask(ctx, to, q, w.ask)
+	}
+	return w.ask(ctx, to, q)
+}
+
+func (w *wiring) ask(ctx context.Context, to transport.Service, q transport.Question) (json.RawMessage, error) {
 	if answer, ok := w.local[to]; ok {
 		return answer(ctx, q)
 	}

@@ -238,7 +238,7 @@ func (t *Transport) reply(c *fiber.Ctx) error {
 	if answer == nil {
 		return fiber.ErrNotFound
 	}
-	b, err := answer(c.UserContext(), transport.Question{Name: q.Name, Data: q.Data})
+	b, err := answer(c.UserContext(), transport.Question{Name: q.Name, Data: q.Data, TraceParent: c.Get("traceparent")})
 	if err != nil {
 		return err
 	}
@@ -302,7 +302,7 @@ func (t *Transport) Ask(ctx context.Context, to transport.Service, q transport.Q
 	if err != nil {
 		return nil, err
 	}
-	b, err := t.call(ctx, to, askPath, "application/json", body, "")
+	b, err := t.call(ctx, to, askPath, "application/json", body, q.TraceParent)
 	if err != nil && !transport.IsPermanent(err) && !transport.NothingHandled(err) {
 		err = fmt.Errorf("%w: %w", transport.ErrUnavailable, err) // asking changes nothing
 	}
