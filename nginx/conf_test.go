@@ -1,58 +1,512 @@
-package nginx
+package nginx_test
 
 import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"flashsale/console"
+	"flashsale/nginx"
 	"flashsale/testenv"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
+	"time"
+
+	"gopkg.in/yaml.v3"
 )
 
-// folder is one that nginx's workers can enter, whoever they run as.
-func folder(t *testing.T) string {
+// instance is one instance of a service: it counts what reaches it, by request id.
+type instance struct {
+	*httptest.Server
+	mu   sync.Mutex
+	seen map[string]int
+	last *http.Request
+	raw  int // bytes of the last request's header
+}
+
+func newInstance(t *testing.T, answer http.HandlerFunc) *instance {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "flashsale-nginx-")
+	in := &instance{seen: map[string]int{}}
+	in.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var raw bytes.Buffer
+		_ = r.Header.Write(&raw)
+		in.mu.Lock()
+		in.seen[r.Header.Get("X-Request-Id")]++
+		in.last, in.raw = r, raw.Len()+len(r.Method)+len(r.RequestURI)+len("  HTTP/1.1\r\nHost: \r\n\r\n")+len(r.Host)
+		in.mu.Unlock()
+		w.Header().Set("X-Request-Id", r.Header.Get("X-Request-Id"))
+		answer(w, r)
+	}))
+	t.Cleanup(in.Close)
+	return in
+}
+
+func (in *instance) addr() string { return in.Listener.Addr().String() }
+
+// arrivals returns how many requests came.
+func (in *instance) arrivals() (all int) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for _, n := range in.seen {
+		all += n
+	}
+	return all
+}
+
+// times returns how often the request of an id came.
+func (in *instance) times(id string) int {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.seen[id]
+}
+
+func (in *instance) request() (*http.Request, int) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.last, in.raw
+}
+
+func ok(w http.ResponseWriter, r *http.Request) {
+	_, _ = io.Copy(io.Discard, r.Body)
+	w.WriteHeader(http.StatusOK)
+}
+
+// dies reads the request and closes the connection without an answer, as a killed process does.
+func dies(w http.ResponseWriter, r *http.Request) {
+	_, _ = io.Copy(io.Discard, r.Body)
+	c, _, err := w.(http.Hijacker).Hijack()
 	if err == nil {
-		err = os.Chmod(dir, 0o755)
+		_ = c.Close()
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	return dir
 }
 
-func everywhere(addrs ...string) map[string][]string {
-	m := map[string][]string{}
-	for _, s := range Services() {
-		m[s] = addrs
+// site has the same instances for every service.
+func site(instances ...*instance) nginx.Site {
+	s := nginx.Site{Instances: map[string][]string{}}
+	for _, name := range nginx.Services() {
+		for _, in := range instances {
+			s.Instances[name] = append(s.Instances[name], in.addr())
+		}
 	}
-	return m
+	return s
 }
 
-func nginxBin(t *testing.T) string {
+// caller sends requests to nginx from an address of this machine.
+type caller struct {
+	t    *testing.T
+	base string
+	http *http.Client
+}
+
+func from(t *testing.T, local, front string) caller {
 	t.Helper()
+	d := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(local)}}
+	tr := &http.Transport{DialContext: d.DialContext, DisableKeepAlives: true} // any of nginx's workers, not always the same
+	t.Cleanup(tr.CloseIdleConnections)
+	return caller{t, "http://" + front, &http.Client{Transport: tr, Timeout: 20 * time.Second}}
+}
+
+type answer struct {
+	status int
+	header http.Header
+	body   string
+}
+
+func (c caller) do(method, path, body string, headers ...string) answer {
+	c.t.Helper()
+	a, err := c.try(method, path, body, headers...)
+	if err != nil {
+		c.t.Fatalf("%s %s: %v", method, path, err)
+	}
+	return a
+}
+
+func (c caller) try(method, path, body string, headers ...string) (answer, error) {
+	req, err := http.NewRequestWithContext(context.Background(), method, c.base+path, strings.NewReader(body))
+	if err != nil {
+		return answer{}, err
+	}
+	for i := 0; i < len(headers); i += 2 {
+		req.Header.Set(headers[i], headers[i+1])
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return answer{}, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	b, err := io.ReadAll(resp.Body)
+	return answer{resp.StatusCode, resp.Header, string(b)}, err
+}
+
+// problem checks that an answer of nginx's own is a problem as the services write it.
+func (c caller) problem(a answer, status int, name string) {
+	c.t.Helper()
+	var p struct {
+		Type, Title, Detail string
+		Status              int
+		RequestID           string `json:"request_id"`
+	}
+	if err := json.Unmarshal([]byte(a.body), &p); err != nil || a.header.Get("Content-Type") != "application/problem+json" {
+		c.t.Errorf("%q (%s) is no problem: %v", a.body, a.header.Get("Content-Type"), err)
+		return
+	}
+	if a.status != status || p.Status != status || p.Type != "/problems/"+name || p.Detail == "" || p.RequestID == "" || p.RequestID != a.header.Get("X-Request-Id") {
+		c.t.Errorf("status %d, %s, request id %q; want %d and %s", a.status, a.body, a.header.Get("X-Request-Id"), status, name)
+	}
+	if retry := a.header.Get("Retry-After"); (status == 429 || status == 503) != (retry != "") {
+		c.t.Errorf("%d with Retry-After %q", status, retry)
+	}
+}
+
+// TestSyntax is nginx -t for both wirings, for a site of our own and for the compose files' one.
+func TestSyntax(t *testing.T) {
+	t.Parallel()
 	bin, err := testenv.NginxBin()
 	if err != nil {
 		t.Fatal("no nginx: run `make test`, or install nginx 1.22 or newer")
 	}
-	return bin
-}
-
-// TestSyntax is nginx -t for both wirings.
-func TestSyntax(t *testing.T) {
-	t.Parallel()
-	bin, dir := nginxBin(t), folder(t)
-	if err := Write(dir, Site{Listen: "127.0.0.1:18080", Instances: everywhere("127.0.0.1:1", "127.0.0.1:2")}); err != nil {
-		t.Fatal(err)
-	}
+	dir := testenv.NginxFolder(t, nginx.Site{Listen: "127.0.0.1:18080", Instances: everywhere("127.0.0.1:1", "127.0.0.1:2")})
 	for _, wiring := range []string{"sync", "async"} {
 		out, err := exec.CommandContext(t.Context(), bin, "-t", "-p", dir+"/", "-e", "stderr", "-c", filepath.Join(dir, wiring+".conf")).CombinedOutput()
 		if err != nil {
 			t.Errorf("nginx -t %s.conf: %v\n%s", wiring, err, out)
 		}
 	}
-	if err := Write(folder(t), Site{Instances: map[string][]string{"account": {"127.0.0.1:1"}}}); err == nil {
+	if err := nginx.Write(t.TempDir(), nginx.Site{Instances: map[string][]string{"account": {"127.0.0.1:1"}}}); err == nil {
 		t.Error("a site without a catalog is written")
+	}
+}
+
+func everywhere(addrs ...string) map[string][]string {
+	m := map[string][]string{}
+	for _, s := range nginx.Services() {
+		m[s] = addrs
+	}
+	return m
+}
+
+// TestStrategy: while one instance sits on ten requests, sync.conf still gives it every second one,
+// and async.conf none.
+func TestStrategy(t *testing.T) {
+	t.Parallel()
+	for wiring, want := range map[string]int{"sync": 20, "async": 0} {
+		t.Run(wiring, func(t *testing.T) {
+			t.Parallel()
+			holding := func(until chan struct{}) *instance {
+				return newInstance(t, func(w http.ResponseWriter, r *http.Request) {
+					if r.Header.Get("X-Hold") != "" {
+						<-until
+					}
+					ok(w, r)
+				})
+			}
+			soon, late := make(chan struct{}), make(chan struct{})
+			slow, fast := holding(late), holding(soon)
+			c := from(t, "127.0.0.1", testenv.Nginx(t, wiring, site(slow, fast)))
+			var held sync.WaitGroup
+			answered := make(chan struct{}, 20)
+			for range 20 {
+				held.Go(func() {
+					_, _ = c.try("GET", "/api/v1/sales", "", "X-Hold", "yes")
+					answered <- struct{}{}
+				})
+			}
+			defer held.Wait()
+			defer close(late)
+			for deadline := time.Now().Add(10 * time.Second); slow.arrivals() < 10 || fast.arrivals() < 10; time.Sleep(time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatalf("of 20 requests at once %d and %d arrived", slow.arrivals(), fast.arrivals())
+				}
+			}
+			close(soon)
+			for range 10 {
+				<-answered
+			}
+			before := slow.arrivals()
+			for range 40 {
+				if a := c.do("GET", "/api/v1/sales", ""); a.status != 200 {
+					t.Fatalf("status %d", a.status)
+				}
+			}
+			if got := slow.arrivals() - before; got != want {
+				t.Errorf("the busy instance got %d of 40; want %d", got, want)
+			}
+		})
+	}
+}
+
+// TestRetries: an instance that dies in mid-request costs a GET nothing, a POST is never sent twice,
+// and soon nobody is sent there.
+func TestRetries(t *testing.T) {
+	t.Parallel()
+	for _, wiring := range []string{"sync", "async"} {
+		t.Run(wiring, func(t *testing.T) {
+			t.Parallel()
+			bad, good := newInstance(t, dies), newInstance(t, ok)
+			c := from(t, "127.0.0.1", testenv.Nginx(t, wiring, site(bad, good)))
+			failed := 0
+			for i := range 20 {
+				a := c.do("POST", "/api/v1/reservations", "{}", "X-Request-Id", fmt.Sprint("post-", i))
+				if a.status != 200 {
+					c.problem(a, 503, "uncertain")
+					failed++
+				}
+			}
+			for i := range 20 {
+				id := fmt.Sprint("post-", i)
+				if n := bad.times(id) + good.times(id); n != 1 {
+					t.Errorf("%s was sent %d times", id, n)
+				}
+			}
+			// Three failures within five seconds, and the instance is left alone for as long.
+			if failed != 3 || bad.arrivals() != 3 {
+				t.Errorf("%d POSTs failed, and %d requests reached the dead instance; want 3", failed, bad.arrivals())
+			}
+			for i := range 10 {
+				if a := c.do("GET", "/api/v1/products", "", "X-Request-Id", fmt.Sprint("get-", i)); a.status != 200 {
+					t.Errorf("a GET was answered %d while one instance is well", a.status)
+				}
+			}
+			again := 0
+			for i := range 10 {
+				again += bad.times(fmt.Sprint("get-", i))
+			}
+			if again != 3 { // the catalogue's instances are counted by themselves
+				t.Errorf("%d GETs were tried at the dead instance first; want 3", again)
+			}
+		})
+	}
+}
+
+// TestNobodyListens: what could not be sent goes to the other instance, a POST too; and when all are
+// gone the answer comes soon and says what to do.
+func TestNobodyListens(t *testing.T) {
+	t.Parallel()
+	good := newInstance(t, ok)
+	s := site(good)
+	gone := fmt.Sprintf("127.0.0.1:%d", testenv.FreePort(t))
+	for name := range s.Instances {
+		s.Instances[name] = append([]string{gone}, s.Instances[name]...)
+	}
+	s.Instances["payment"] = []string{gone, gone}
+	c := from(t, "127.0.0.1", testenv.Nginx(t, "sync", s))
+	for i := range 10 {
+		if a := c.do("POST", "/api/v1/carts", "{}", "X-Request-Id", fmt.Sprint("id-", i)); a.status != 200 {
+			t.Errorf("status %d", a.status)
+		}
+		if n := good.times(fmt.Sprint("id-", i)); n != 1 {
+			t.Errorf("a POST arrived %d times", n)
+		}
+	}
+	began := time.Now()
+	c.problem(c.do("POST", "/api/v1/orders/1/payments", "{}"), 503, "uncertain")
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("it took %s", took)
+	}
+}
+
+// TestEvents: an event reaches the shopper before the next one is written, even when only the
+// connection's end says how long the answer is.
+func TestEvents(t *testing.T) {
+	t.Parallel()
+	next := make(chan struct{})
+	in := newInstance(t, func(w http.ResponseWriter, _ *http.Request) {
+		c, _, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer func() { _ = c.Close() }()
+		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
+		for i := range 3 {
+			_, _ = fmt.Fprintf(c, "data: %d\n\n", i)
+			<-next
+		}
+	})
+	front := testenv.Nginx(t, "async", site(in))
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+front+"/api/v1/reservations/1/events", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := (&http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}).Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	lines := bufio.NewReader(resp.Body)
+	for i := range 3 {
+		line, err := lines.ReadString('\n')
+		if err != nil || line != fmt.Sprintf("data: %d\n", i) {
+			t.Fatalf("event %d is %q: %v", i, line, err)
+		}
+		_, _ = lines.ReadString('\n')
+		next <- struct{}{}
+	}
+}
+
+// TestRates: a client may do a burst at once and then what its rate says; this machine has no limits.
+func TestRates(t *testing.T) {
+	t.Parallel()
+	in := newInstance(t, ok)
+	s := site(in)
+	s.Files = map[string]string{"rates.conf": `
+limit_req_zone $client zone=requests:1m rate=1r/m;
+limit_req_zone $client zone=logins:1m rate=1r/m;
+limit_conn_zone $client zone=streams:1m;
+`}
+	front := testenv.Nginx(t, "sync", s)
+	stranger, here := from(t, "127.0.0.2", front), from(t, "127.0.0.1", front)
+	for path, burst := range map[string]int{"/api/v1/sales": 200, "/api/v1/auth/login": 40} {
+		passed := 0
+		for range burst + 10 {
+			a := stranger.do("POST", path, "{}")
+			if a.status == 200 {
+				passed++
+				continue
+			}
+			stranger.problem(a, 429, "rate-limited")
+		}
+		if passed < burst || passed > burst+2 {
+			t.Errorf("%s: %d of %d requests passed; want the burst of %d and the first", path, passed, burst+10, burst)
+		}
+		for range burst + 10 {
+			if a := here.do("POST", path, "{}"); a.status != 200 {
+				t.Fatalf("%s: this machine's own request was answered %d", path, a.status)
+			}
+		}
+	}
+}
+
+// TestBounds: bodies and headers are bounded as the services bound them.
+func TestBounds(t *testing.T) {
+	t.Parallel()
+	in := newInstance(t, ok)
+	c := from(t, "127.0.0.1", testenv.Nginx(t, "sync", site(in)))
+	for path, most := range map[string]int{"/api/v1/reservations": 16 << 10, "/api/v1/admin/sales": 256 << 10, "/sales/1/reserve": 64 << 10} {
+		if a := c.do("POST", path, strings.Repeat("x", most)); a.status != 200 {
+			t.Errorf("%s: %d bytes are answered %d", path, most, a.status)
+		}
+		before := in.arrivals()
+		c.problem(c.do("POST", path, strings.Repeat("x", most+1)), 413, "body-too-large")
+		if in.arrivals() != before {
+			t.Errorf("%s: a body that is too large reached the service", path)
+		}
+	}
+	if a := c.do("GET", "/api/v1/sales", "", "Cookie", strings.Repeat("x", 5<<10), "Authorization", strings.Repeat("x", 500)); a.status != 200 {
+		t.Errorf("a header of 5.5 KiB is answered %d", a.status)
+	}
+	// The largest that gets through is no more than a service reads.
+	largest := 0
+	for size := 5 << 10; size < 9<<10; size += 64 {
+		a := c.do("GET", "/api/v1/sales", "", "Cookie", strings.Repeat("x", size/2), "Authorization", strings.Repeat("x", size/2))
+		if a.status != 200 {
+			c.problem(a, 400, "malformed")
+			break
+		}
+		_, largest = in.request()
+	}
+	if largest < 5<<10 || largest > 8<<10 {
+		t.Errorf("a header of %d bytes reached the service; it reads 8192", largest)
+	}
+}
+
+// TestIdentity: the request id goes through and comes back, and nobody can claim another address.
+func TestIdentity(t *testing.T) {
+	t.Parallel()
+	in := newInstance(t, ok)
+	front := testenv.Nginx(t, "sync", site(in))
+	c := from(t, "127.0.0.2", front)
+	a := c.do("GET", "/api/v1/sales?limit=1", "", "X-Request-Id", "mine.1", "X-Forwarded-For", "6.6.6.6", "X-Real-IP", "6.6.6.6",
+		"Forwarded", "for=6.6.6.6", "X-Forwarded-Proto", "https", "X-Forwarded-Host", "evil", "Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+	got, _ := in.request()
+	if ids := a.header.Values("X-Request-Id"); len(ids) != 1 || ids[0] != "mine.1" || got.Header.Get("X-Request-Id") != "mine.1" {
+		t.Errorf("the request id mine.1 is %q at the service, and %q in the answer", got.Header.Get("X-Request-Id"), ids)
+	}
+	if xff := got.Header.Values("X-Forwarded-For"); len(xff) != 1 || xff[0] != "127.0.0.2" {
+		t.Errorf("X-Forwarded-For is %q", xff)
+	}
+	for name, want := range map[string]string{"X-Real-IP": "", "Forwarded": "", "X-Forwarded-Host": "", "X-Forwarded-Proto": "http", "Traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"} {
+		if v := got.Header.Get(name); v != want {
+			t.Errorf("%s is %q at the service; want %q", name, v, want)
+		}
+	}
+	if got.Host != front || got.RequestURI != "/api/v1/sales?limit=1" {
+		t.Errorf("the service sees %s and %s", got.Host, got.RequestURI)
+	}
+	for _, given := range []string{"", "not harmless"} {
+		a := c.do("GET", "/api/v1/sales", "", "X-Request-Id", given)
+		if got, _ := in.request(); a.header.Get("X-Request-Id") == given || got.Header.Get("X-Request-Id") != a.header.Get("X-Request-Id") {
+			t.Errorf("%q: the service sees %q, and the caller %q", given, got.Header.Get("X-Request-Id"), a.header.Get("X-Request-Id"))
+		}
+	}
+	for _, odd := range []string{"", "with space", strings.Repeat("x", 65), `q"uote`} {
+		a := c.do("GET", "/nothing", "", "X-Request-Id", odd)
+		c.problem(a, 404, "not-found")
+		if a.header.Get("X-Request-Id") == odd {
+			t.Errorf("the request id %q is taken", odd)
+		}
+	}
+	c.problem(c.do("GET", `/no%22thing?"`, ""), 404, "not-found")
+}
+
+// TestRoutes: every route of the API and every page reaches its service, and nothing else is reached.
+func TestRoutes(t *testing.T) {
+	t.Parallel()
+	s := nginx.Site{Instances: map[string][]string{}}
+	for _, name := range nginx.Services() {
+		in := newInstance(t, func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("X-Service", name) })
+		s.Instances[name] = []string{in.addr()}
+	}
+	c := from(t, "127.0.0.1", testenv.Nginx(t, "sync", s))
+	want := map[string]string{
+		"/api/v1/auth/": "account", "/api/v1/products": "catalog", "/api/v1/sales": "catalog", "/api/v1/carts": "order", "/api/v1/orders": "order",
+		"/api/v1/orders/{id}/payments": "payment", "/api/v1/payments/": "payment", "/api/v1/reservations": "reservation",
+		"/api/v1/admin/products": "catalog", "/api/v1/admin/sales": "catalog", "/api/v1/admin/orders/": "payment", "/api/v1/admin/audit": "inventory",
+		"/api/v1/admin/dlq": "inventory", "/healthz": "", "/readyz": "reservation", "/openapi.json": "catalog", "/problems/": "catalog",
+	}
+	b, err := os.ReadFile("../httpapi/openapi.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var doc struct{ Paths map[string]yaml.Node }
+	if err := yaml.Unmarshal(b, &doc); err != nil || len(doc.Paths) < 30 {
+		t.Fatalf("%d paths: %v", len(doc.Paths), err)
+	}
+	for path := range doc.Paths {
+		service, longest := "?", -1
+		for prefix, name := range want {
+			if strings.HasPrefix(path, prefix) && len(prefix) > longest {
+				service, longest = name, len(prefix)
+			}
+		}
+		path = strings.NewReplacer("{id}", "019aa000-0000-7000-8000-000000000000", "{sku}", "S-1", "{name}", "sold-out", "{service}", "order").Replace(path)
+		if a := c.do("GET", path, ""); a.status != 200 || a.header.Get("X-Service") != service {
+			t.Errorf("%s is answered %d by %q; want 200 by %q", path, a.status, a.header.Get("X-Service"), service)
+		}
+	}
+	for _, path := range console.Paths() {
+		path = strings.ReplaceAll(path, "*", "x/y")
+		if a := c.do("GET", path, ""); a.status != 200 || a.header.Get("X-Service") != "console" {
+			t.Errorf("the page %s is answered %d by %q", path, a.status, a.header.Get("X-Service"))
+		}
+	}
+	for _, path := range []string{
+		"/metrics", "/debug/pprof/", "/debug/vars", "/internal/v1/events/order", "/internal/v1/ask/order", "/api/v1/metrics", "/api/v1/admin", "/api/v2/sales",
+		"/api/v1/sales/../../../metrics", "/static/../metrics", "/static/%2e%2e/metrics", "//metrics", "/nginx_status", "/.git/config",
+	} {
+		a := c.do("GET", path, "")
+		c.problem(a, 404, "not-found")
+		if a.header.Get("X-Service") != "" {
+			t.Errorf("%s reaches %s", path, a.header.Get("X-Service"))
+		}
 	}
 }

@@ -242,11 +242,28 @@ func (c *Config) fill(flags *pflag.FlagSet, getenv func(string) string) error {
 			}
 		}
 	}
+	if err := c.fillSecrets(getenv(secretsVar)); err != nil {
+		return err
+	}
 	if err := c.checkURLs(); err != nil {
 		return err
 	}
 	for name, node := range file {
 		return fmt.Errorf("configuration file %s, line %d: there is no setting %q; `flashsale serve --help` lists them", path, node.Line, name)
+	}
+	return nil
+}
+
+// fillSecrets puts the secrets of a folder where settings say {secret:NAME}.
+func (c *Config) fillSecrets(dir string) error {
+	for _, s := range c.settings() {
+		text, err := withSecrets(s.value.String(), dir)
+		if err == nil && text != s.value.String() {
+			err = s.value.Set(text)
+		}
+		if err != nil {
+			return fmt.Errorf("setting %s: %w", s.name, err)
+		}
 	}
 	return nil
 }

@@ -7,12 +7,12 @@ import (
 	"flashsale/database/postgres"
 	"flashsale/engine"
 	"flashsale/id"
+	"flashsale/nginx"
 	"flashsale/testenv"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
-	"net/url"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -123,8 +123,8 @@ func serverHouse(t *testing.T, mode Mode) *house {
 	return h
 }
 
-// splitHouse runs every role in a process of its own (an app of its own, over real sockets), with a
-// small front that sends each path to its service as nginx would.
+// splitHouse runs every role in a process of its own (an app of its own, over real sockets), behind
+// nginx in the wiring's configuration.
 func splitHouse(t *testing.T, mode Mode) *house {
 	t.Helper()
 	shared := serverConfig(t, mode)
@@ -133,7 +133,7 @@ func splitHouse(t *testing.T, mode Mode) *house {
 		internal[role] = net.JoinHostPort("127.0.0.1", strconv.Itoa(testenv.FreePort(t)))
 	}
 	h := &house{}
-	public := map[string]*url.URL{}
+	public := map[string][]string{"console": {"127.0.0.1:9"}} // does not run here
 	whole := engine.Audit{}
 	for _, role := range allRoles() {
 		if role == "console" {
@@ -150,13 +150,13 @@ func splitHouse(t *testing.T, mode Mode) *house {
 			t.Fatal(err)
 		}
 		a := h.run(t, cfg)
-		public[role], _ = url.Parse(a.url())
+		public[role] = []string{a.listen.Addr().String()}
 		whole = merge(whole, a.audit)
 		if role == "inventory" {
 			h.sales = a.saleReader()
 		}
 	}
-	h.base, h.audit = front(t, public), whole
+	h.base, h.audit = "http://"+testenv.Nginx(t, string(mode), nginx.Site{Instances: public}), whole
 	return h
 }
 

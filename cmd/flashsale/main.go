@@ -57,6 +57,6 @@ holds it while they pay, and gives it back when they don't.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	cmd.AddCommand(demoCommand(), serveCommand(), migrateCommand(), auditCommand(), dlqCommand())
+	cmd.AddCommand(demoCommand(), serveCommand(), migrateCommand(), auditCommand(), dlqCommand(), healthCommand(), secretsCommand())
 	return cmd
 }
