@@ -71,13 +71,17 @@ func (r *Reservations) Reserve(ctx context.Context, req reservation.Request, tra
 	return outcome(receipt, inventory.EventHeld, inventory.EventRefused)
 }
 
+// answerVersion is the newest schema of an answer that is read here: what an inventory service that is
+// already newer has decided is looked up by asking again.
+const answerVersion = 1
+
 // outcome reads the decision out of a receipt.
 func outcome(receipt transport.Receipt, yes, no string) (Outcome, error) {
-	if e, ok := receipt.Find(yes); ok {
+	if e, ok := receipt.Find(yes); ok && e.Version <= answerVersion {
 		d, err := transport.Decode[inventory.ReservationData](e)
 		return Outcome{Reservation: d.Row(), Decided: true, Replayed: d.Replayed}, err
 	}
-	if e, ok := receipt.Find(no); ok {
+	if e, ok := receipt.Find(no); ok && e.Version <= answerVersion {
 		d, err := transport.Decode[inventory.ReservationData](e)
 		if err != nil {
 			return Outcome{}, err

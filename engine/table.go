@@ -16,6 +16,9 @@ import (
 type Route struct {
 	Event string
 	To    transport.Service
+	// Version is the newest of the event's schema that the service reads; it reads the older ones too, for
+	// those wait in outboxes, queues and dead letters. Raise it a release before anybody writes it.
+	Version int
 	// After says that whoever caused the event is answered before it is handled: the answer does not
 	// depend on it, and it is in the outbox.
 	After bool
@@ -24,27 +27,27 @@ type Route struct {
 // Table is the whole flow: every event that travels, in the order of a purchase.
 func Table() []Route {
 	return []Route{
-		{Event: catalog.EventScheduled, To: transport.Inventory},
-		{Event: catalog.EventStatus, To: transport.Inventory},
-		{Event: catalog.EventStockAdded, To: transport.Inventory},
+		{Event: catalog.EventScheduled, To: transport.Inventory, Version: 1},
+		{Event: catalog.EventStatus, To: transport.Inventory, Version: 1},
+		{Event: catalog.EventStockAdded, To: transport.Inventory, Version: 1},
 
-		{Event: inventory.EventRequested, To: transport.Inventory},
-		{Event: inventory.EventHeld, To: transport.Order, After: true}, // "reserved" is the ledger's word
+		{Event: inventory.EventRequested, To: transport.Inventory, Version: 1},
+		{Event: inventory.EventHeld, To: transport.Order, Version: 1, After: true}, // "reserved" is the ledger's word
 
-		{Event: payment.EventRequested, To: transport.Inventory},
-		{Event: inventory.EventPaying, To: transport.Payment},
-		{Event: payment.EventCaptured, To: transport.Inventory},
-		{Event: inventory.EventPaid, To: transport.Order},
-		{Event: order.EventConfirmed, To: transport.Notification, After: true},
+		{Event: payment.EventRequested, To: transport.Inventory, Version: 1},
+		{Event: inventory.EventPaying, To: transport.Payment, Version: 1},
+		{Event: payment.EventCaptured, To: transport.Inventory, Version: 1},
+		{Event: inventory.EventPaid, To: transport.Order, Version: 1},
+		{Event: order.EventConfirmed, To: transport.Notification, Version: 1, After: true},
 
 		// Compensations: the hold goes back, the order is cancelled, money that came too late too.
-		{Event: inventory.EventPaymentRefused, To: transport.Payment},
-		{Event: payment.EventDeclined, To: transport.Inventory},
-		{Event: inventory.EventCancelRequest, To: transport.Inventory},
-		{Event: inventory.EventReleased, To: transport.Order},
-		{Event: order.EventCancelled, To: transport.Notification, After: true},
-		{Event: inventory.EventLatePayment, To: transport.Payment},
-		{Event: payment.EventRefunded, To: transport.Inventory},
-		{Event: order.EventRefunded, To: transport.Notification, After: true},
+		{Event: inventory.EventPaymentRefused, To: transport.Payment, Version: 1},
+		{Event: payment.EventDeclined, To: transport.Inventory, Version: 1},
+		{Event: inventory.EventCancelRequest, To: transport.Inventory, Version: 1},
+		{Event: inventory.EventReleased, To: transport.Order, Version: 1},
+		{Event: order.EventCancelled, To: transport.Notification, Version: 1, After: true},
+		{Event: inventory.EventLatePayment, To: transport.Payment, Version: 1},
+		{Event: payment.EventRefunded, To: transport.Inventory, Version: 1},
+		{Event: order.EventRefunded, To: transport.Notification, Version: 1, After: true},
 	}
 }

@@ -41,17 +41,16 @@ func Marshal(e Envelope) ([]byte, error) {
 	return json.Marshal(cloudEvent{
 		SpecVersion: "1.0", ID: e.ID.String(), Type: typePrefix + e.Type, Source: sourcePrefix + string(e.Source),
 		Subject: e.Subject.String(), Time: e.Time.UTC().Format(time.RFC3339Nano), ContentType: "application/json",
-		SchemaVersion: SchemaVersion, TraceParent: e.TraceParent, Data: data,
+		SchemaVersion: max(e.Version, 1), TraceParent: e.TraceParent, Data: data,
 	})
 }
 
-// Unmarshal reads the wire form. Its errors are Permanent and say what is wrong: not an envelope
-// (ReasonMalformed), or a schema version that this program does not know (ReasonUnknownVersion).
+// Unmarshal reads the wire form. Its errors are Permanent, with ReasonMalformed, and say what is wrong.
+// An envelope of any type and version is one: Only says which of them a service reads.
 func Unmarshal(b []byte) (Envelope, error) {
-	refuse := func(why Reason, format string, args ...any) (Envelope, error) {
-		return Envelope{}, PermanentAs(why, fmt.Errorf("transport: not an envelope: "+format, args...))
+	bad := func(format string, args ...any) (Envelope, error) {
+		return Envelope{}, PermanentAs(ReasonMalformed, fmt.Errorf("transport: not an envelope: "+format, args...))
 	}
-	bad := func(format string, args ...any) (Envelope, error) { return refuse(ReasonMalformed, format, args...) }
 	if len(b) > MaxEnvelope {
 		return bad("%d bytes, of at most %d", len(b), MaxEnvelope)
 	}
@@ -62,8 +61,8 @@ func Unmarshal(b []byte) (Envelope, error) {
 	if c.SpecVersion != "1.0" {
 		return bad("specversion %q, want 1.0", c.SpecVersion)
 	}
-	if c.SchemaVersion != SchemaVersion {
-		return refuse(ReasonUnknownVersion, "schemaversion %d, this program knows %d", c.SchemaVersion, SchemaVersion)
+	if c.SchemaVersion < 1 {
+		return bad("schemaversion %d, want 1 or more", c.SchemaVersion)
 	}
 	kind, ok := strings.CutPrefix(c.Type, typePrefix)
 	if !ok || kind == "" {
@@ -93,7 +92,7 @@ func Unmarshal(b []byte) (Envelope, error) {
 		return bad("data is not a JSON object")
 	}
 	return Envelope{
-		ID: eid, Type: kind, Source: Service(source), Subject: subject, Time: at,
+		ID: eid, Type: kind, Version: c.SchemaVersion, Source: Service(source), Subject: subject, Time: at,
 		TraceParent: c.TraceParent, Data: c.Data,
 	}, nil
 }

@@ -2,6 +2,7 @@ package transport_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -36,7 +37,7 @@ func envelope() transport.Envelope {
 func same(a, b transport.Envelope) bool { return transporttest.Same(a, b) }
 
 // TestGolden: programs of another version write and read these bytes. A file that must change means
-// another transport.SchemaVersion.
+// another version of the type's schema.
 func TestGolden(t *testing.T) {
 	t.Parallel()
 	whole := envelope()
@@ -82,11 +83,44 @@ func TestGolden(t *testing.T) {
 
 func TestRoundTrip(t *testing.T) {
 	t.Parallel()
-	e := envelope()
-	b, err := transport.Marshal(e)
-	must(t, err)
-	if got, err := transport.Unmarshal(b); err != nil || !same(got, e) {
-		t.Fatalf("%+v, %v\nwant %+v", got, err, e)
+	for version := 1; version <= 3; version++ {
+		e := envelope()
+		e.Version = version
+		b, err := transport.Marshal(e)
+		must(t, err)
+		if got, err := transport.Unmarshal(b); err != nil || !same(got, e) || got.Version != version {
+			t.Fatalf("%+v, %v\nwant %+v", got, err, e)
+		}
+		if kind, v := transport.ParseKind(e.Kind()); kind != e.Type || v != version {
+			t.Errorf("%q is version %d of %q", e.Kind(), v, kind)
+		}
+	}
+	for _, kind := range []string{"", "a.b", "a.b@", "a.b@1", "a.b@02", "a.b@-2", "a.b@x", "a.b@99999999999999999999"} {
+		if got, v := transport.ParseKind(kind); got != kind || v != 1 {
+			t.Errorf("%q is version %d of %q", kind, v, got)
+		}
+	}
+}
+
+// TestOnly: a handler sees the types that it is for, up to the version that it reads.
+func TestOnly(t *testing.T) {
+	t.Parallel()
+	h := transport.Only(map[string]int{"a.b": 2}, func(context.Context, transport.Envelope) ([]transport.Envelope, error) { return nil, nil })
+	for _, c := range []struct {
+		kind    string
+		version int
+		want    transport.Reason
+	}{
+		{"a.b", 1, ""},
+		{"a.b", 2, ""},
+		{"a.b", 3, transport.ReasonUnknownVersion},
+		{"a.c", 1, transport.ReasonUnknownType},
+		{"a.c", 3, transport.ReasonUnknownType},
+	} {
+		_, err := h(t.Context(), transport.Envelope{Type: c.kind, Version: c.version})
+		if (err == nil) != (c.want == "") || err != nil && (!transport.IsPermanent(err) || transport.ReasonOf(err) != c.want) {
+			t.Errorf("version %d of %s: %v, want %q", c.version, c.kind, err, c.want)
+		}
 	}
 }
 
@@ -119,8 +153,8 @@ func TestUnmarshalBad(t *testing.T) {
 		"too large":             {with("text", strings.Repeat("x", transport.MaxEnvelope)), "of at most 262144"},
 		"no specversion":        {with("specversion", nil), `specversion ""`},
 		"specversion 0.3":       {with("specversion", "0.3"), `specversion "0.3"`},
-		"no schemaversion":      {with("schemaversion", nil), "schemaversion 0"},
-		"a newer schemaversion": {with("schemaversion", 2), "schemaversion 2, this program knows 1"},
+		"no schemaversion":      {with("schemaversion", nil), "schemaversion 0, want 1 or more"},
+		"schemaversion -1":      {with("schemaversion", -1), "schemaversion -1, want 1 or more"},
 		"schemaversion as text": {with("schemaversion", "1"), "schemaversion"},
 		"no type":               {with("type", nil), "type"},
 		"a type of others":      {with("type", "com.example.held"), `"com.example.held"`},
@@ -144,7 +178,7 @@ func TestUnmarshalBad(t *testing.T) {
 		"data text":             {with("data", "{}"), "data"},
 	} {
 		e, err := transport.Unmarshal([]byte(c.in))
-		if err == nil || !transport.IsPermanent(err) || !strings.Contains(err.Error(), c.says) || !same(e, transport.Envelope{}) {
+		if err == nil || transport.ReasonOf(err) != transport.ReasonMalformed || !strings.Contains(err.Error(), c.says) || !same(e, transport.Envelope{}) {
 			t.Errorf("%s: %+v, %v; want an error that says %q", name, e, err, c.says)
 		}
 	}

@@ -22,7 +22,7 @@ const (
 	ReasonAttempts       Reason = "attempts"        // the last attempt failed too, or whoever handled it crashed every time
 	ReasonMalformed      Reason = "malformed"       // the body is no envelope, or its payload does not decode
 	ReasonUnknownType    Reason = "unknown_type"    // the service does not know events of this type
-	ReasonUnknownVersion Reason = "unknown_version" // the schema version is none that this program reads
+	ReasonUnknownVersion Reason = "unknown_version" // the schema of its type is newer than this program reads
 )
 
 // Reasons lists them.
@@ -219,12 +219,17 @@ func (p *Pace) Wait(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// Only lets a handler see the types of events that it is for. Any other is permanent, with
-// ReasonUnknownType: it was sent by a newer program, or to the wrong service.
-func Only(types []string, h Handler) Handler {
+// Only lets a handler see what it can read: the types of events that it is for, each up to a version of
+// its schema. Any other is permanent, with ReasonUnknownType or ReasonUnknownVersion: it was sent by a
+// newer program, or to the wrong service.
+func Only(reads map[string]int, h Handler) Handler {
 	return func(ctx context.Context, e Envelope) ([]Envelope, error) {
-		if !slices.Contains(types, e.Type) {
+		newest, known := reads[e.Type]
+		switch {
+		case !known:
 			return nil, PermanentAs(ReasonUnknownType, fmt.Errorf("transport: events of type %q are not known here", clip(e.Type, 100)))
+		case e.Version > newest:
+			return nil, PermanentAs(ReasonUnknownVersion, fmt.Errorf("transport: %s has schemaversion %d; this program reads it up to %d: replay it after the upgrade", e.Type, e.Version, newest))
 		}
 		return h(ctx, e)
 	}

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"flashsale/id"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -25,13 +27,11 @@ const (
 	Account      Service = "account" // only asked, never sent to
 )
 
-// SchemaVersion is the version of every event's schema that this program writes and reads.
-const SchemaVersion = 1
-
 // Envelope is one event or command on its way: a CloudEvents 1.0 event in structured JSON.
 type Envelope struct {
 	ID          id.ID           // the same event always has the same id, however often it is sent
 	Type        string          // such as "reservation.held"
+	Version     int             // of the type's schema, 1 or more
 	Source      Service         // who says it
 	Subject     id.ID           // what it is about; order is kept per subject where it matters
 	Time        time.Time       // when it was said, UTC
@@ -50,7 +50,7 @@ func New(kind string, source Service, subject id.ID, at time.Time, trace string,
 // (such as the adjustment's id) tells the occurrences apart.
 func Repeatable(kind string, source Service, subject id.ID, discriminator string, at time.Time, trace string, data any) Envelope {
 	return Envelope{
-		ID: id.Derive("event", kind, subject.String(), discriminator), Type: kind, Source: source,
+		ID: id.Derive("event", kind, subject.String(), discriminator), Type: kind, Version: 1, Source: source,
 		Subject: subject, Time: at.UTC(), TraceParent: trace, payload: data,
 	}
 }
@@ -66,6 +66,26 @@ func (e Envelope) Body() json.RawMessage {
 		panic(fmt.Sprintf("transport: payload of %s: %v", e.Type, err))
 	}
 	return body
+}
+
+// Kind is the type with its version, as one word: "reservation.held", or from version 2 on
+// "reservation.held@2". An outbox keeps it, so that a row is sent as what it was written as.
+func (e Envelope) Kind() string {
+	if e.Version <= 1 {
+		return e.Type
+	}
+	return e.Type + "@" + strconv.Itoa(e.Version)
+}
+
+// ParseKind returns the type and version that a Kind names. What has no version of the form that
+// Kind writes is a type of version 1.
+func ParseKind(kind string) (eventType string, version int) {
+	if i := strings.LastIndexByte(kind, '@'); i >= 0 {
+		if v, err := strconv.Atoi(kind[i+1:]); err == nil && v > 1 && kind[i+1:] == strconv.Itoa(v) {
+			return kind[:i], v
+		}
+	}
+	return kind, 1
 }
 
 // Decode reads the payload of an envelope into a T. Its error is Permanent: a payload that does

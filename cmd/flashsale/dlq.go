@@ -33,14 +33,16 @@ func (w *wiring) deadLetters() transport.DeadLetters {
 	return w.queue
 }
 
-// eventsTo lists what the flow sends to a service: its handler sees nothing else.
-func eventsTo(service transport.Service) (types []string) {
+// eventsTo lists what the flow sends to a service, each with the newest version of it that the service
+// reads: its handler sees nothing else.
+func eventsTo(service transport.Service) map[string]int {
+	reads := map[string]int{}
 	for _, r := range engine.Table() {
 		if r.To == service {
-			types = append(types, r.Event)
+			reads[r.Event] = r.Version
 		}
 	}
-	return types
+	return reads
 }
 
 // dlq is what the dlq commands share.

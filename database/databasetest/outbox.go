@@ -115,7 +115,11 @@ func outboxKeeps(t *testing.T, b *box) {
 	e := transport.New("thing.happened", transport.Payment, id.Derive("x"), time.Date(2026, 11, 21, 10, 0, 0, 123456000, time.FixedZone("CET", 3600)),
 		"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", map[string]string{"text": "ü 'quoted' <b> \u0000 \\", "long": string(make([]byte, 100_000))})
 	b.Enqueue(t, true, e)
-	if got := b.unsent(0, 10); len(got) != 1 || !same(got[0], e) {
+	newer := envelope(1)
+	newer.Version = 2
+	b.After(t, time.Second)
+	b.Enqueue(t, true, newer)
+	if got := b.unsent(0, 10); len(got) != 2 || !same(got[0], e) || !same(got[1], newer) || got[0].Version != 1 || got[1].Version != 2 {
 		t.Fatalf("%+v\nwant %+v", got, e)
 	}
 }

@@ -35,7 +35,7 @@ func Enqueue(b *pgx.Batch, es []transport.Envelope) {
 	ids, kinds, sources, subjects := make([]id.ID, n), make([]string, n), make([]string, n), make([]id.ID, n)
 	ats, traces, data := make([]time.Time, n), make([]string, n), make([][]byte, n)
 	for i, e := range es {
-		ids[i], kinds[i], sources[i], subjects[i] = e.ID, e.Type, string(e.Source), e.Subject
+		ids[i], kinds[i], sources[i], subjects[i] = e.ID, e.Kind(), string(e.Source), e.Subject
 		ats[i], traces[i], data[i] = e.Time, e.TraceParent, e.Body()
 	}
 	b.Queue(`INSERT INTO outbox (id, kind, source, subject, at, trace, data)
@@ -62,9 +62,10 @@ func (o Outbox) Unsent(ctx context.Context, age time.Duration, limit int) ([]tra
 	}
 	found, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (aged, error) {
 		var a aged
-		var source string
+		var kind, source string
 		var data []byte
-		err := r.Scan(&a.e.ID, &a.e.Type, &source, &a.e.Subject, &a.e.Time, &a.e.TraceParent, &data, &a.at)
+		err := r.Scan(&a.e.ID, &kind, &source, &a.e.Subject, &a.e.Time, &a.e.TraceParent, &data, &a.at)
+		a.e.Type, a.e.Version = transport.ParseKind(kind)
 		a.e.Source, a.e.Time, a.e.Data = transport.Service(source), a.e.Time.UTC(), data
 		return a, err
 	})

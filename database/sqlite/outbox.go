@@ -30,7 +30,7 @@ func Enqueue(ctx context.Context, tx *sql.Tx, now time.Time, es []transport.Enve
 	for _, e := range es {
 		_, err := tx.ExecContext(ctx, `INSERT INTO outbox (id, kind, source, subject, at, trace, data, written_at)
 			VALUES (?,?,?,?,?,?,?,?) ON CONFLICT (id) DO NOTHING`,
-			e.ID[:], e.Type, string(e.Source), e.Subject[:], Micros(e.Time), e.TraceParent, []byte(e.Body()), Micros(now))
+			e.ID[:], e.Kind(), string(e.Source), e.Subject[:], Micros(e.Time), e.TraceParent, []byte(e.Body()), Micros(now))
 		if err != nil {
 			return fmt.Errorf("outbox: %w", err)
 		}
@@ -55,11 +55,12 @@ func (o Outbox) Unsent(ctx context.Context, age time.Duration, limit int) ([]tra
 		for rows.Next() {
 			var e transport.Envelope
 			var eid, subject, data []byte
-			var source string
+			var kind, source string
 			var at int64
-			if err := rows.Scan(&eid, &e.Type, &source, &subject, &at, &e.TraceParent, &data); err != nil {
+			if err := rows.Scan(&eid, &kind, &source, &subject, &at, &e.TraceParent, &data); err != nil {
 				return err
 			}
+			e.Type, e.Version = transport.ParseKind(kind)
 			e.ID, e.Subject, e.Source, e.Time, e.Data = id.ID(eid), id.ID(subject), transport.Service(source), Time(at), data
 			es = append(es, e)
 		}

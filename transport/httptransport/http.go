@@ -84,6 +84,7 @@ const (
 	eventsPath  = "/internal/v1/events/"
 	askPath     = "/internal/v1/ask/"
 	deadlineKey = "X-Deadline-Ms" // how long the caller still waits
+	reasonKey   = "X-Reason"      // of a permanent error, as a dead letter would have it
 	maxAnswer   = 8 << 20
 )
 
@@ -119,6 +120,9 @@ func New(opts Options) *Transport {
 			var f *fiber.Error
 			if errors.As(err, &f) {
 				return c.Status(f.Code).SendString(f.Message)
+			}
+			if transport.IsPermanent(err) {
+				c.Set(reasonKey, string(transport.ReasonOf(err)))
 			}
 			return c.Status(status(err)).SendString(err.Error())
 		},
@@ -258,11 +262,14 @@ func status(err error) int {
 }
 
 // verdict turns an answer that is not 200 into the error that the other side had.
-func verdict(to transport.Service, code int, body []byte) error {
+func verdict(to transport.Service, code int, why transport.Reason, body []byte) error {
 	said := fmt.Errorf("httptransport: %s answered %d: %s", to, code, bytes.TrimSpace(body[:min(len(body), 300)]))
 	switch code {
 	case http.StatusUnprocessableEntity:
-		return transport.Permanent(said)
+		if !slices.Contains(transport.Reasons(), why) {
+			why = transport.ReasonPermanent
+		}
+		return transport.PermanentAs(why, said)
 	case http.StatusServiceUnavailable:
 		return fmt.Errorf("%w: %w", transport.ErrOverloaded, said)
 	case http.StatusUnauthorized, http.StatusNotFound, http.StatusRequestEntityTooLarge:
@@ -337,13 +344,13 @@ func (t *Transport) call(ctx context.Context, to transport.Service, path, kind s
 		if !p.breaker.TryAcquirePermit() {
 			return nil, unknownIf(sent, fmt.Errorf("%s has not been answering; it is asked again in a moment", to))
 		}
-		b, code, err := t.once(ctx, p.url+path+string(to), kind, body, trace)
+		b, code, why, err := t.once(ctx, p.url+path+string(to), kind, body, trace)
 		if err == nil {
 			p.breaker.RecordSuccess()
 			if code == http.StatusOK {
 				return b, nil
 			}
-			err = verdict(to, code, b)
+			err = verdict(to, code, why, b)
 			if sent && transport.NothingHandled(err) {
 				err = fmt.Errorf("httptransport: %s: not known whether the first try was handled; the second: %s", to, err.Error())
 			}
@@ -376,10 +383,10 @@ func unknownIf(sent bool, err error) error {
 	return fmt.Errorf("%w: %w", transport.ErrUnavailable, err)
 }
 
-func (t *Transport) once(ctx context.Context, url, kind string, body []byte, trace string) ([]byte, int, error) {
+func (t *Transport) once(ctx context.Context, url, kind string, body []byte, trace string) ([]byte, int, transport.Reason, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, "", err
 	}
 	req.Header.Set("Content-Type", kind)
 	req.Header.Set("Authorization", "Bearer "+t.opts.Token)
@@ -391,9 +398,9 @@ func (t *Transport) once(ctx context.Context, url, kind string, body []byte, tra
 	}
 	resp, err := t.client.Do(req)
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, "", err
 	}
 	defer func() { _ = resp.Body.Close() }()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-	return b, resp.StatusCode, err
+	return b, resp.StatusCode, transport.Reason(resp.Header.Get(reasonKey)), err
 }

@@ -39,6 +39,7 @@ func ExerciseDeadLetters(t *testing.T, open func(t *testing.T, r Rules) Mail) {
 	t.Run("replay one", s.replayOne)
 	t.Run("replay all, by two at once", s.replayAll)
 	t.Run("replay what dies again", s.replayDying)
+	t.Run("replay after the upgrade", s.upgrade)
 	t.Run("replay is bounded in rate, and can be broken off", s.replayRate)
 	t.Run("replay and purge up to a limit", s.limits)
 	t.Run("purge", s.purge)
@@ -60,6 +61,7 @@ type scene struct {
 	Mail
 	t     *testing.T
 	fails atomic.Pointer[func(transport.Envelope) error]
+	reads atomic.Int64 // the newest version of thing.happened that the handlers read
 
 	mu    sync.Mutex
 	calls map[id.ID]int // deliveries
@@ -74,8 +76,9 @@ func (s mail) begin(t *testing.T, r Rules) *scene {
 	c := &scene{t: t, Mail: s.open(t, r), calls: map[id.ID]int{}, did: map[id.ID]int{}}
 	never := func(transport.Envelope) error { return transport.Permanent(errors.New("never")) }
 	c.fails.Store(&never)
+	c.reads.Store(1)
 	for _, service := range []transport.Service{transport.Inventory, transport.Order} {
-		c.Transport.Handle(service, transport.Only([]string{"thing.happened"}, func(_ context.Context, e transport.Envelope) ([]transport.Envelope, error) {
+		handle := func(_ context.Context, e transport.Envelope) ([]transport.Envelope, error) {
 			err := (*c.fails.Load())(e)
 			c.mu.Lock()
 			defer c.mu.Unlock()
@@ -84,7 +87,10 @@ func (s mail) begin(t *testing.T, r Rules) *scene {
 				c.did[e.ID]++
 			}
 			return nil, err
-		}))
+		}
+		c.Transport.Handle(service, func(ctx context.Context, e transport.Envelope) ([]transport.Envelope, error) {
+			return transport.Only(map[string]int{"thing.happened": int(c.reads.Load())}, handle)(ctx, e)
+		})
 	}
 	if err := c.Transport.Start(t.Context()); err != nil {
 		t.Fatal(err)
@@ -444,6 +450,35 @@ func (s mail) replayDying(t *testing.T) {
 				t.Errorf("dead again: %+v", l)
 			}
 		}
+	}
+}
+
+// upgrade: an event of a newer schema waits among the dead letters for the program that reads it.
+func (s mail) upgrade(t *testing.T) {
+	t.Parallel()
+	c := s.begin(t, Rules{})
+	c.mend()
+	newer := envelope(1)
+	newer.Version = 2
+	c.send(transport.Inventory, newer)
+	c.send(transport.Inventory, envelope(2))
+	if l := c.letters(1)[0]; l.ID != newer.ID || l.Reason != transport.ReasonUnknownVersion || l.Attempts != 1 {
+		t.Errorf("letter %+v", l)
+	}
+	if n := c.replay(transport.Filter{Reason: transport.ReasonUnknownVersion}, quickly); n.Done != 1 { // too early
+		t.Errorf("replayed %+v", n)
+	}
+	c.letters(1)
+	c.reads.Store(2)
+	if n := c.replay(transport.Filter{Reason: transport.ReasonUnknownVersion}, quickly); n.Done != 1 || n.More {
+		t.Errorf("replayed %+v", n)
+	}
+	c.until("handled after the upgrade", func() (bool, any) {
+		calls, did := c.counted(newer)
+		return did == 1, calls
+	})
+	if left := c.ids(transport.Filter{}); len(left) != 0 {
+		t.Errorf("letters are left: %v", left)
 	}
 }
 

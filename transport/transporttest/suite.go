@@ -37,6 +37,7 @@ func Exercise(t *testing.T, f Features, open Open) {
 	t.Run("a crowd", s.crowd)
 	t.Run("a failing handler", s.failing)
 	t.Run("a permanent failure is not tried again", s.permanent)
+	t.Run("a newer schema, and a type that is not known", s.unknown)
 	t.Run("a service that nobody runs", s.nobody)
 	t.Run("stop waits for a running handler", s.stop)
 	t.Run("a large envelope", s.large)
@@ -226,6 +227,55 @@ func (s suite) permanent(t *testing.T) {
 	}
 	if n := calls.Load(); n != 1 {
 		t.Fatalf("handled %d times, want once", n)
+	}
+}
+
+// unknown: what a handler cannot read never reaches it, and the reason is the same over every transport.
+func (s suite) unknown(t *testing.T) {
+	t.Parallel()
+	seen := make(chan transport.Envelope, 10)
+	sender, _ := s.start(t, transport.Only(map[string]int{"thing.happened": 2}, func(_ context.Context, e transport.Envelope) ([]transport.Envelope, error) {
+		seen <- e
+		return nil, nil
+	}))
+	newest, newer, other := envelope(1), envelope(2), envelope(3)
+	newest.Version, newer.Version, other.Type = 2, 3, "thing.invented"
+	want := map[id.ID]transport.Reason{newer.ID: transport.ReasonUnknownVersion, other.ID: transport.ReasonUnknownType}
+	for _, e := range []transport.Envelope{newer, other, newest} {
+		_, err := sender.Send(t.Context(), transport.Inventory, e)
+		switch why := want[e.ID]; {
+		case s.Decides && why != "":
+			if !transport.IsPermanent(err) || transport.ReasonOf(err) != why {
+				t.Errorf("version %d of %s: %v; want a permanent error for %s", e.Version, e.Type, err, why)
+			}
+		case err != nil:
+			t.Errorf("version %d of %s: %v", e.Version, e.Type, err)
+		}
+	}
+	if e := receive(t, seen, "delivery"); !same(e, newest) || e.Version != 2 {
+		t.Errorf("delivered %+v", e)
+	}
+	if letters, ok := sender.(transport.DeadLetters); ok {
+		for deadline := time.Now().Add(patience); ; {
+			page, err := letters.List(t.Context(), transport.Filter{})
+			if err == nil && len(page.Letters) == len(want) {
+				for _, l := range page.Letters {
+					if l.Reason != want[l.ID] || l.Attempts != 1 {
+						t.Errorf("dead letter %+v, want %s", l, want[l.ID])
+					}
+				}
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("dead letters %+v, %v; want %d", page, err, len(want))
+			}
+			time.Sleep(20 * time.Millisecond) // polls a condition; there is no event to wait for
+		}
+	}
+	select {
+	case e := <-seen:
+		t.Errorf("delivered %+v", e)
+	default:
 	}
 }
 
