@@ -27,9 +27,11 @@ import (
 	"flashsale/transport/inproc"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 )
@@ -266,9 +268,10 @@ func (a *app) here(service transport.Service, handle transport.Handler, box tran
 		a.audit.Outboxes[service] = box
 	}
 	if handle != nil {
-		handle = transport.Only(eventsTo(service), handle)
+		reads := eventsTo(service)
+		handle = transport.Only(reads, handle)
 		if a.metrics != nil {
-			handle = a.metrics.Handled(service, eventsTo(service), handle)
+			handle = a.metrics.Handled(service, slices.Collect(maps.Keys(reads)), handle)
 		}
 		a.wires.events.Handle(service, a.flow.Handler(service, handle))
 	}
