@@ -127,32 +127,47 @@ func serverHouse(t *testing.T, mode Mode) *house {
 // nginx in the wiring's configuration.
 func splitHouse(t *testing.T, mode Mode) *house {
 	t.Helper()
-	shared := serverConfig(t, mode)
-	internal := map[string]string{}
+	var each [][]string
 	for _, role := range allRoles() {
-		internal[role] = net.JoinHostPort("127.0.0.1", strconv.Itoa(testenv.FreePort(t)))
+		if role != "console" {
+			each = append(each, []string{role})
+		}
+	}
+	return groupedHouse(t, mode, each, func(*Config) {})
+}
+
+// groupedHouse runs each group of roles in a process of its own; change completes a process's configuration.
+func groupedHouse(t *testing.T, mode Mode, groups [][]string, change func(*Config)) *house {
+	t.Helper()
+	shared := serverConfig(t, mode)
+	internal := map[string]string{"console": net.JoinHostPort("127.0.0.1", strconv.Itoa(testenv.FreePort(t)))}
+	for _, roles := range groups {
+		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(testenv.FreePort(t)))
+		for _, role := range roles {
+			internal[role] = addr
+		}
 	}
 	h := &house{}
 	public := map[string][]string{"console": {"127.0.0.1:9"}} // does not run here
 	whole := engine.Audit{}
-	for _, role := range allRoles() {
-		if role == "console" {
-			continue
-		}
+	for _, roles := range groups {
 		cfg := shared
-		cfg.Roles, cfg.InternalListen, cfg.Peers = []string{role}, internal[role], map[string]string{}
+		cfg.Roles, cfg.InternalListen, cfg.Peers = roles, internal[roles[0]], map[string]string{}
 		for other, addr := range internal {
-			if other != role {
+			if addr != cfg.InternalListen {
 				cfg.Peers[other] = "http://" + addr
 			}
 		}
+		change(&cfg)
 		if err := cfg.validate(); err != nil {
 			t.Fatal(err)
 		}
 		a := h.run(t, cfg)
-		public[role] = []string{a.listen.Addr().String()}
+		for _, role := range roles {
+			public[role] = []string{a.listen.Addr().String()}
+		}
 		whole = merge(whole, a.audit)
-		if role == "inventory" {
+		if cfg.has("inventory") {
 			h.sales = a.saleReader()
 		}
 	}
