@@ -37,7 +37,9 @@ func TestRules(t *testing.T) {
 		}
 	}
 	rules := readYAML[struct {
-		Groups []struct{ Rules []struct{ Alert, Record string } }
+		Groups []struct {
+			Rules []struct{ Alert, Record string }
+		}
 	}](t, rulesDir+"rules.yml")
 	tests := readYAML[struct {
 		Tests []struct {
