@@ -3,10 +3,10 @@ TOOL := go tool -modfile=tools/go.mod
 PKGS ?= ./...
 
 .DEFAULT_GOAL := help
-.PHONY: help test lint fmt build demo bench-core clean
+.PHONY: help test lint fmt build demo bench-core bench-async clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 test: ## every test with the race detector, on private PostgreSQL and RabbitMQ; installs them as root on Debian
 	go run ./testenv/servers -install -- go test -race -timeout 8m $(PKGS)
@@ -25,6 +25,9 @@ demo: ## a whole sale in both wirings
 
 bench-core: ## the reserve path against its baselines, in one run on private servers (minutes)
 	go run ./bench/core
+
+bench-async: ## the asynchronous wiring against the synchronous one and a bare publisher (minutes)
+	go run ./bench/async
 
 clean: ## remove what build and serve leave behind
 	rm -rf flashsale data

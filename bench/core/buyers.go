@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"flashsale/bench/lab"
 	"fmt"
 	"sync"
 
@@ -16,7 +17,7 @@ const pastSales = 50
 // paid reservation of one unit, its leg, its allowance and its order, in sales that ended a month
 // ago. The books balance: the journal, which is only ever appended to, has an entry a sale. There are
 // no payments, which no reservation reads.
-func (l *lab) fillBuyers(ctx context.Context, w *world, buyers int) error {
+func fillBuyers(ctx context.Context, l *lab.Lab, w *lab.World, buyers int) error {
 	each := buyers / pastSales
 	if each == 0 {
 		return fmt.Errorf("%d past buyers are too few for %d sales", buyers, pastSales)
@@ -25,7 +26,7 @@ func (l *lab) fillBuyers(ctx context.Context, w *world, buyers int) error {
 	const from = ` FROM generate_series(0, %d) AS i, LATERAL (SELECT md5('sale' || i %% %d)::uuid AS sale, md5('r' || i)::uuid AS r, md5('u' || i)::uuid AS u) k`
 	series := fmt.Sprintf(from, each*pastSales-1, pastSales)
 	past := `timestamptz '2020-01-01 00:00:00Z' + i * interval '1 ms'`
-	if err := l.sql(ctx, w.name+"_inventory",
+	if err := l.SQL(ctx, w.Name+"_inventory",
 		fmt.Sprintf(`INSERT INTO sale (id, status, opens_at, ends_at, per_user_limit, hold_us, revision, ended_at)
 			SELECT md5('sale' || i)::uuid, 'ended', now() - interval '31 days', now() - interval '30 days', 10, 60000000, 1, now() - interval '30 days' FROM generate_series(0, %d) i`, pastSales-1),
 		fmt.Sprintf(`INSERT INTO sale_item (sale, sku, price, currency, total) SELECT id, 'PAST', 1990, 'EUR', %d FROM sale`, each),
@@ -54,8 +55,8 @@ func (l *lab) fillBuyers(ctx context.Context, w *world, buyers int) error {
 		wg.Go(func() {
 			for i := range queue {
 				f := fills[i]
-				l.say.step("past buyers: %s", f.table)
-				if err := l.fill(ctx, w.name+"_"+f.database, f.table, f.insert); err != nil {
+				l.Say.Step("past buyers: %s", f.table)
+				if err := fill(ctx, l, w.Name+"_"+f.database, f.table, f.insert); err != nil {
 					errs[worker] = fmt.Errorf("%s: %w", f.table, err)
 					return
 				}
@@ -66,13 +67,13 @@ func (l *lab) fillBuyers(ctx context.Context, w *world, buyers int) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	return l.checkpoint(ctx)
+	return l.Checkpoint(ctx)
 }
 
 // fill loads a table without its indexes and makes the same ones again: sorted at once, they take a
 // tenth of the time.
-func (l *lab) fill(ctx context.Context, database, table, insert string) error {
-	c, err := pgx.Connect(ctx, l.databaseURL(database))
+func fill(ctx context.Context, l *lab.Lab, database, table, insert string) error {
+	c, err := pgx.Connect(ctx, l.DatabaseURL(database))
 	if err != nil {
 		return err
 	}

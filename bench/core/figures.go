@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"flashsale/account"
+	"flashsale/bench/lab"
 	"flashsale/id"
 	"fmt"
 	"math"
@@ -18,11 +19,11 @@ import (
 
 // bench is one run of the benchmark.
 type bench struct {
-	lab    *lab
+	lab    *lab.Lab
 	opts   options
-	report *Report
-	shop   *world  // of most figures
-	best   float64 // the highest rate of figure http
+	report *lab.Report
+	shop   *lab.World // of most figures
+	best   float64    // the highest rate of figure http
 }
 
 // options are what the command line says, filled in.
@@ -38,7 +39,7 @@ type options struct {
 // group is what one name of --only measures.
 type group struct {
 	name    string
-	measure func(*bench, context.Context) ([]Figure, error)
+	measure func(*bench, context.Context) ([]lab.Figure, error)
 }
 
 func groups() []group {
@@ -63,16 +64,16 @@ func (b *bench) run(ctx context.Context, chosen []group) error {
 			return ctx.Err()
 		}
 		if err != nil {
-			figures = append(figures, Figure{Group: g.name, Name: g.name, Error: err.Error()})
-			b.lab.say.line("%s: %v", g.name, err)
+			figures = append(figures, lab.Figure{Group: g.name, Name: g.name, Error: err.Error()})
+			b.lab.Say.Line("%s: %v", g.name, err)
 		}
 		for _, f := range figures {
 			f.Group = g.name
-			f.judge()
+			f.Judge()
 			b.report.Figures = append(b.report.Figures, f)
 		}
 		if b.shop != nil {
-			if err := b.shop.resume(); err != nil {
+			if err := b.shop.Resume(); err != nil {
 				return err
 			}
 		}
@@ -81,29 +82,29 @@ func (b *bench) run(ctx context.Context, chosen []group) error {
 }
 
 // opened returns the shop with one instance, behind nginx too, and whatever else must be there.
-func (b *bench) opened(ctx context.Context) (*world, error) {
+func (b *bench) opened(ctx context.Context) (*lab.World, error) {
 	if b.shop == nil {
-		b.lab.say.step("starting the service")
-		w, err := b.lab.newWorld(ctx, "shop", b.shards())
+		b.lab.Say.Step("starting the service")
+		w, err := b.lab.NewWorld(ctx, "shop", b.shards())
 		if err != nil {
 			return nil, err
 		}
-		if _, err := w.start(ctx, b.lab.servicePort); err != nil {
+		if _, err := w.Start(ctx, b.lab.ServicePort); err != nil {
 			return nil, err
 		}
 		b.shop = w
-		g, err := w.sale(ctx, maxStock)
+		g, err := w.Sale(ctx, lab.MaxStock)
 		if err != nil {
 			return nil, err
 		}
-		b.lab.say.step("warming up")
-		for _, port := range []int{b.lab.servicePort, b.lab.frontPort} {
-			if _, err := b.lab.reservations(ctx, w, port, g, g.bodies(), time.Second); err != nil {
+		b.lab.Say.Step("warming up")
+		for _, port := range []int{b.lab.ServicePort, b.lab.FrontPort} {
+			if _, err := b.lab.Reservations(ctx, w, port, g, g.Bodies(), time.Second); err != nil {
 				return nil, err
 			}
 		}
-		for _, port := range []int{b.lab.echoPort, b.lab.echoFrontPort} {
-			if _, err := b.lab.echoes(ctx, w, port, g.bodies(), time.Second); err != nil {
+		for _, port := range []int{b.lab.EchoPort, b.lab.EchoFrontPort} {
+			if _, err := b.lab.Echoes(ctx, w, port, g.Bodies(), time.Second); err != nil {
 				return nil, err
 			}
 		}
@@ -119,137 +120,76 @@ func (b *bench) shards() []int {
 	return out
 }
 
-// interleave takes baseline, measured, baseline, …, baseline.
-func (b *bench) interleave(ctx context.Context, what string, baseline, measure func(context.Context) (measured, error)) (bases, ms []measured, err error) {
-	for i := range 2*b.opts.repeats + 1 {
-		if err := b.lab.checkpoint(ctx); err != nil {
-			return nil, nil, err
-		}
-		f, into, side := baseline, &bases, "baseline"
-		if i%2 == 1 {
-			f, into, side = measure, &ms, "measured"
-		}
-		b.lab.say.step("%s: %s %d of %d", what, side, len(*into)+1, b.opts.repeats+1-i%2)
-		m, err := f(ctx)
-		if err != nil {
-			return nil, nil, fmt.Errorf("%s: %w", side, err)
-		}
-		*into = append(*into, m)
-	}
-	return bases, ms, nil
-}
-
-func pick(ms []measured, f func(measured) float64) []float64 {
-	out := make([]float64, len(ms))
-	for i, m := range ms {
-		out[i] = f(m)
-	}
-	return out
-}
-
-func rate(m measured) float64 { return m.rate }
-
-// compare makes a figure of interleaved rounds.
-func compare(name, unit, against string, bases, ms []measured, f func(measured) float64) Figure {
-	base, value := newSeries(pick(bases, f)), newSeries(pick(ms, f))
-	ratio := newSeries(ratios(value.Runs, base.Runs))
-	fig := Figure{Name: name, Unit: unit, Against: against, Value: value, Baseline: &base, Ratio: &ratio, Stock: &Stock{}, CPU: map[string]float64{}}
-	var refused, failed int64
-	for _, m := range ms {
-		fig.Stock.add(m.stock)
-		refused += m.refused
-		failed += m.failed
-	}
-	for _, m := range append(append([]measured{}, bases...), ms...) {
-		fig.Outside = max(fig.Outside, m.outside())
-	}
-	for _, part := range []string{"service", "PostgreSQL", "Redis", "nginx", "wrk", machine} {
-		fig.CPU[part] = median(pick(ms, func(m measured) float64 { return m.cost(part) }))
-	}
-	if refused+failed > 0 {
-		fig.Notes = append(fig.Notes, fmt.Sprintf("%d requests were refused and %d failed: they are in no rate", refused, failed))
-	}
-	return fig
-}
-
-func (f Figure) atLeast(target float64) Figure { f.Target = target; return f }
-
-func (f Figure) atMost(target float64) Figure { f.Target, f.AtMost = target, true; return f }
-
 // overHTTP is figures 1 and 2: reservations against the echo, both on the same way.
-func (b *bench) overHTTP(ctx context.Context, name string, servicePort, echoPort int) (Figure, error) {
+func (b *bench) overHTTP(ctx context.Context, name string, servicePort, echoPort int) (lab.Figure, error) {
 	w, err := b.opened(ctx)
 	if err != nil {
-		return Figure{}, err
+		return lab.Figure{}, err
 	}
-	var last goods
-	if last, err = w.sale(ctx, maxStock); err != nil {
-		return Figure{}, err
+	var last lab.Goods
+	if last, err = w.Sale(ctx, lab.MaxStock); err != nil {
+		return lab.Figure{}, err
 	}
-	bases, ms, err := b.interleave(ctx, name, func(ctx context.Context) (measured, error) {
-		return b.lab.echoes(ctx, w, echoPort, last.bodies(), b.opts.round)
-	}, func(ctx context.Context) (measured, error) {
+	bases, ms, err := b.lab.Interleave(ctx, b.opts.repeats, name, func(ctx context.Context) (lab.Measured, error) {
+		return b.lab.Echoes(ctx, w, echoPort, last.Bodies(), b.opts.round)
+	}, func(ctx context.Context) (lab.Measured, error) {
 		var err error
-		if last, err = w.sale(ctx, maxStock); err != nil { // every round is a sale of its own: all shoppers are new to it
-			return measured{}, err
+		if last, err = w.Sale(ctx, lab.MaxStock); err != nil { // every round is a sale of its own: all shoppers are new to it
+			return lab.Measured{}, err
 		}
-		return b.lab.reservations(ctx, w, servicePort, last, last.bodies(), b.opts.round)
+		return b.lab.Reservations(ctx, w, servicePort, last, last.Bodies(), b.opts.round)
 	})
 	if err != nil {
-		return Figure{}, err
+		return lab.Figure{}, err
 	}
-	f := compare(name, "durable reservations/s", "a bare Fiber echo of the same requests, wrk -t2 -c200", bases, ms, rate)
+	f := lab.Compare(name, "durable reservations/s", "a bare Fiber echo of the same requests, wrk -t2 -c200", bases, ms, lab.Rate)
 	f.CPU["echo"] = 0
 	f.Notes = append(f.Notes,
-		fmt.Sprintf("CPU µs per echo: echo %s, nginx %s, wrk %s, machine %s", number(median(pick(bases, part("echo")))), number(median(pick(bases, part("nginx")))),
-			number(median(pick(bases, part("wrk")))), number(median(pick(bases, part(machine))))),
+		fmt.Sprintf("CPU µs per echo: echo %s, nginx %s, wrk %s, machine %s", lab.Number(lab.Median(lab.Pick(bases, lab.Part("echo")))), lab.Number(lab.Median(lab.Pick(bases, lab.Part("nginx")))),
+			lab.Number(lab.Median(lab.Pick(bases, lab.Part("wrk")))), lab.Number(lab.Median(lab.Pick(bases, lab.Part(lab.Machine))))),
 		fmt.Sprintf("latency p50 / p99, closed loop: %.2f / %.2f ms; echo %.2f / %.2f ms",
-			median(pick(ms, func(m measured) float64 { return float64(m.p50.Microseconds()) / 1000 })), median(pick(ms, func(m measured) float64 { return float64(m.p99.Microseconds()) / 1000 })),
-			median(pick(bases, func(m measured) float64 { return float64(m.p50.Microseconds()) / 1000 })), median(pick(bases, func(m measured) float64 { return float64(m.p99.Microseconds()) / 1000 }))))
+			lab.Median(lab.Pick(ms, func(m lab.Measured) float64 { return float64(m.P50.Microseconds()) / 1000 })), lab.Median(lab.Pick(ms, func(m lab.Measured) float64 { return float64(m.P99.Microseconds()) / 1000 })),
+			lab.Median(lab.Pick(bases, func(m lab.Measured) float64 { return float64(m.P50.Microseconds()) / 1000 })), lab.Median(lab.Pick(bases, func(m lab.Measured) float64 { return float64(m.P99.Microseconds()) / 1000 }))))
 	return f, nil
 }
 
-func part(name string) func(measured) float64 {
-	return func(m measured) float64 { return m.cost(name) }
-}
-
-func (b *bench) http(ctx context.Context) ([]Figure, error) {
+func (b *bench) http(ctx context.Context) ([]lab.Figure, error) {
 	if _, err := b.opened(ctx); err != nil {
 		return nil, err
 	}
-	f, err := b.overHTTP(ctx, "reservations over HTTP", b.lab.servicePort, b.lab.echoPort)
+	f, err := b.overHTTP(ctx, "reservations over HTTP", b.lab.ServicePort, b.lab.EchoPort)
 	if err != nil {
 		return nil, err
 	}
 	b.best = f.Value.Max
-	return []Figure{f.atLeast(0.6)}, nil
+	return []lab.Figure{f.NoLessThan(0.6)}, nil
 }
 
-func (b *bench) nginx(ctx context.Context) ([]Figure, error) {
+func (b *bench) nginx(ctx context.Context) ([]lab.Figure, error) {
 	if _, err := b.opened(ctx); err != nil {
 		return nil, err
 	}
-	f, err := b.overHTTP(ctx, "reservations through nginx", b.lab.frontPort, b.lab.echoFrontPort)
+	f, err := b.overHTTP(ctx, "reservations through nginx", b.lab.FrontPort, b.lab.EchoFrontPort)
 	if err != nil {
 		return nil, err
 	}
 	f.Against += ", both through the same nginx"
-	return []Figure{f.atLeast(0.6)}, nil
+	return []lab.Figure{f.NoLessThan(0.6)}, nil
 }
 
 // takes is figure 3.
-func (b *bench) takes(ctx context.Context) ([]Figure, error) {
+func (b *bench) takes(ctx context.Context) ([]lab.Figure, error) {
 	if b.shop != nil {
-		if err := b.shop.pause(); err != nil {
+		if err := b.shop.Pause(); err != nil {
 			return nil, err
 		}
 	}
-	t, err := b.lab.newTakeBench(ctx)
+	t, err := newTakeBench(ctx, b.lab)
 	if err != nil {
 		return nil, err
 	}
 	defer t.close()
-	b.lab.say.step("takes: warming up")
+	b.lab.Say.Step("takes: warming up")
 	expect, err := t.benchmark(ctx, 100_000, time.Second)
 	if err != nil {
 		return nil, err
@@ -258,34 +198,34 @@ func (b *bench) takes(ctx context.Context) ([]Figure, error) {
 		return nil, err
 	}
 	d := min(b.opts.round, 3*time.Second)
-	round := func(f func() (float64, error)) func(context.Context) (measured, error) {
-		return func(context.Context) (measured, error) {
+	round := func(f func() (float64, error)) func(context.Context) (lab.Measured, error) {
+		return func(context.Context) (lab.Measured, error) {
 			parts := map[string][]int{"Redis": {t.pid}}
-			before, err := read(parts)
+			before, err := lab.Read(parts)
 			if err != nil {
-				return measured{}, err
+				return lab.Measured{}, err
 			}
 			began := time.Now()
 			rate, err := f()
 			if err != nil {
-				return measured{}, err
+				return lab.Measured{}, err
 			}
-			after, err := read(parts)
-			m := measured{rate: rate, took: time.Since(began), used: after.since(before)}
-			m.good = int64(rate * d.Seconds())
+			after, err := lab.Read(parts)
+			m := lab.Measured{Rate: rate, Took: time.Since(began), Used: after.Since(before)}
+			m.Good = int64(rate * d.Seconds())
 			return m, err
 		}
 	}
-	bases, ms, err := b.interleave(ctx, "takes",
+	bases, ms, err := b.lab.Interleave(ctx, b.opts.repeats, "takes",
 		round(func() (float64, error) { return t.benchmark(ctx, expect, d) }), round(func() (float64, error) { return t.takes(ctx, d) }))
 	if err != nil {
 		return nil, err
 	}
-	f := compare("takes at the gate", "takes/s", "redis-benchmark -c 50 -P 64 with the same script on the same server", bases, ms, rate)
+	f := lab.Compare("takes at the gate", "takes/s", "redis-benchmark -c 50 -P 64 with the same script on the same server", bases, ms, lab.Rate)
 	f.Stock, f.CPU, f.Outside = nil, nil, 0 // redis-benchmark is nobody's part
 	f.Notes = append(f.Notes, fmt.Sprintf("%d goroutines on one Redis server; CPU µs per take: Redis %s, the gate's side %s; Redis under redis-benchmark %s", takers,
-		number(median(pick(ms, part("Redis")))), number(median(pick(ms, part(harness)))), number(median(pick(bases, part("Redis"))))))
-	return []Figure{f.atLeast(0.7)}, nil
+		lab.Number(lab.Median(lab.Pick(ms, lab.Part("Redis")))), lab.Number(lab.Median(lab.Pick(ms, lab.Part(lab.Harness)))), lab.Number(lab.Median(lab.Pick(bases, lab.Part("Redis"))))))
+	return []lab.Figure{f.NoLessThan(0.7)}, nil
 }
 
 const hotSchema = `CREATE TABLE bucket (id int PRIMARY KEY, granted bigint NOT NULL, held bigint NOT NULL DEFAULT 0, CHECK (held <= granted)) WITH (fillfactor = 50);
@@ -299,39 +239,39 @@ COMMIT;
 `
 
 // hotRow is figure 4.
-func (b *bench) hotRow(ctx context.Context) ([]Figure, error) {
+func (b *bench) hotRow(ctx context.Context) ([]lab.Figure, error) {
 	w, err := b.opened(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err := b.lab.sql(ctx, "postgres", `CREATE DATABASE hot`); err != nil {
+	if err := b.lab.SQL(ctx, "postgres", `CREATE DATABASE hot`); err != nil {
 		return nil, err
 	}
-	if err := b.lab.sql(ctx, "hot", hotSchema); err != nil {
+	if err := b.lab.SQL(ctx, "hot", hotSchema); err != nil {
 		return nil, err
 	}
-	script := filepath.Join(b.lab.dir, "hot.sql")
+	script := filepath.Join(b.lab.Dir, "hot.sql")
 	if err := os.WriteFile(script, []byte(hotScript), 0o644); err != nil {
 		return nil, err
 	}
-	pgbench := func(ctx context.Context) (m measured, err error) {
-		if err := w.pause(); err != nil {
+	pgbench := func(ctx context.Context) (m lab.Measured, err error) {
+		if err := w.Pause(); err != nil {
 			return m, err
 		}
-		defer func() { err = errors.Join(err, w.resume()) }()
-		parts := b.lab.parts(w)
-		before, err := read(parts)
+		defer func() { err = errors.Join(err, w.Resume()) }()
+		parts := b.lab.Parts(w)
+		before, err := lab.Read(parts)
 		if err != nil {
 			return m, err
 		}
 		began := time.Now()
-		text, cpu, err := output(ctx, baseEnv(), nil, filepath.Join(b.lab.bin, "pgbench"), "-h", "127.0.0.1", "-p", strconv.Itoa(b.lab.pgPort), "-U", "postgres",
+		text, cpu, err := lab.Output(ctx, lab.BaseEnv(), nil, filepath.Join(b.lab.Bin, "pgbench"), "-h", "127.0.0.1", "-p", strconv.Itoa(b.lab.PgPort), "-U", "postgres",
 			"-n", "-M", "prepared", "-c", "32", "-j", "2", "-T", strconv.Itoa(int(max(1, b.opts.round.Seconds()))), "-f", script, "hot")
 		if err != nil {
 			return m, err
 		}
-		m.took = time.Since(began)
-		after, err := read(parts)
+		m.Took = time.Since(began)
+		after, err := lab.Read(parts)
 		if err != nil {
 			return m, err
 		}
@@ -339,24 +279,24 @@ func (b *bench) hotRow(ctx context.Context) ([]Figure, error) {
 		if err == nil && r.Failed > 0 {
 			err = fmt.Errorf("%d transactions of pgbench failed", r.Failed)
 		}
-		m.rate, m.good, m.used = r.Rate, r.Transactions, after.since(before)
-		m.used["wrk"] = cpu // the other load generator
+		m.Rate, m.Good, m.Used = r.Rate, r.Transactions, after.Since(before)
+		m.Used["wrk"] = cpu // the other load generator
 		return m, err
 	}
-	bases, ms, err := b.interleave(ctx, "hot row", pgbench, func(ctx context.Context) (measured, error) {
-		g, err := w.sale(ctx, maxStock)
+	bases, ms, err := b.lab.Interleave(ctx, b.opts.repeats, "hot row", pgbench, func(ctx context.Context) (lab.Measured, error) {
+		g, err := w.Sale(ctx, lab.MaxStock)
 		if err != nil {
-			return measured{}, err
+			return lab.Measured{}, err
 		}
-		return b.lab.reservations(ctx, w, b.lab.servicePort, g, g.bodies(), b.opts.round)
+		return b.lab.Reservations(ctx, w, b.lab.ServicePort, g, g.Bodies(), b.opts.round)
 	})
 	if err != nil {
 		return nil, err
 	}
-	f := compare("reservations against a hot row", "durable reservations/s",
-		"pgbench -c 32 -M prepared: a transaction per reservation that updates the one row and inserts a row, same server", bases, ms, rate)
-	f.Notes = append(f.Notes, fmt.Sprintf("CPU µs per transaction of the baseline: PostgreSQL %s", number(median(pick(bases, part("PostgreSQL"))))))
-	return []Figure{f.atLeast(15)}, nil
+	f := lab.Compare("reservations against a hot row", "durable reservations/s",
+		"pgbench -c 32 -M prepared: a transaction per reservation that updates the one row and inserts a row, same server", bases, ms, lab.Rate)
+	f.Notes = append(f.Notes, fmt.Sprintf("CPU µs per transaction of the baseline: PostgreSQL %s", lab.Number(lab.Median(lab.Pick(bases, lab.Part("PostgreSQL"))))))
+	return []lab.Figure{f.NoLessThan(15)}, nil
 }
 
 // bestRate returns the best rate over HTTP, measured now if figure http was not.
@@ -366,110 +306,110 @@ func (b *bench) bestRate(ctx context.Context) (float64, error) {
 		return b.best, err
 	}
 	for range 3 {
-		b.lab.say.step("finding the best rate")
-		g, err := w.sale(ctx, maxStock)
+		b.lab.Say.Step("finding the best rate")
+		g, err := w.Sale(ctx, lab.MaxStock)
 		if err != nil {
 			return 0, err
 		}
-		m, err := b.lab.reservations(ctx, w, b.lab.servicePort, g, g.bodies(), b.opts.round)
+		m, err := b.lab.Reservations(ctx, w, b.lab.ServicePort, g, g.Bodies(), b.opts.round)
 		if err != nil {
 			return 0, err
 		}
-		b.best = max(b.best, m.rate)
+		b.best = max(b.best, m.Rate)
 	}
 	return b.best, nil
 }
 
 // latency is figure 5.
-func (b *bench) latency(ctx context.Context) ([]Figure, error) {
+func (b *bench) latency(ctx context.Context) ([]lab.Figure, error) {
 	best, err := b.bestRate(ctx)
 	if err != nil {
 		return nil, err
 	}
 	w, half := b.shop, best/2
-	g, err := w.sale(ctx, maxStock)
+	g, err := w.Sale(ctx, lab.MaxStock)
 	if err != nil {
 		return nil, err
 	}
 	var p50, base50, late []float64
-	p99 := func(r openResult, m measured) (measured, error) {
-		if r.bad > 0 || r.good == 0 {
-			return m, fmt.Errorf("%d of %d requests were not answered with 201", r.bad, r.good+r.bad)
+	p99 := func(r lab.OpenResult, m lab.Measured) (lab.Measured, error) {
+		if r.Bad > 0 || r.Good == 0 {
+			return m, fmt.Errorf("%d of %d requests were not answered with 201", r.Bad, r.Good+r.Bad)
 		}
-		late = append(late, percentile(r.late, 0.99))
-		m.rate = percentile(r.latencies, 0.99)
+		late = append(late, lab.Percentile(r.Late, 0.99))
+		m.Rate = lab.Percentile(r.Latencies, 0.99)
 		return m, nil
 	}
-	bases, ms, err := b.interleave(ctx, fmt.Sprintf("p99 at %.0f/s", half), func(ctx context.Context) (m measured, err error) {
-		if err := w.pause(); err != nil {
+	bases, ms, err := b.lab.Interleave(ctx, b.opts.repeats, fmt.Sprintf("p99 at %.0f/s", half), func(ctx context.Context) (m lab.Measured, err error) {
+		if err := w.Pause(); err != nil {
 			return m, err
 		}
-		defer func() { err = errors.Join(err, w.resume()) }()
-		r, used, err := b.lab.open(ctx, w, []int{b.lab.echoPort}, g.bodies(), half, b.opts.round)
+		defer func() { err = errors.Join(err, w.Resume()) }()
+		r, used, err := b.lab.Open(ctx, w, []int{b.lab.EchoPort}, g.Bodies(), http.StatusCreated, half, b.opts.round)
 		if err != nil {
 			return m, err
 		}
-		base50 = append(base50, percentile(r.latencies, 0.5))
-		return p99(r, measured{good: r.good, used: used, took: r.took})
-	}, func(ctx context.Context) (measured, error) {
-		if g, err = w.sale(ctx, maxStock); err != nil {
-			return measured{}, err
+		base50 = append(base50, lab.Percentile(r.Latencies, 0.5))
+		return p99(r, lab.Measured{Good: r.Good, Used: used, Took: r.Took})
+	}, func(ctx context.Context) (lab.Measured, error) {
+		if g, err = w.Sale(ctx, lab.MaxStock); err != nil {
+			return lab.Measured{}, err
 		}
-		r, m, err := b.lab.openReservations(ctx, w, []int{b.lab.servicePort}, g, half, b.opts.round)
+		r, m, err := b.lab.OpenReservations(ctx, w, []int{b.lab.ServicePort}, g, half, b.opts.round)
 		if err != nil {
 			return m, err
 		}
-		p50 = append(p50, percentile(r.latencies, 0.5))
+		p50 = append(p50, lab.Percentile(r.Latencies, 0.5))
 		return p99(r, m)
 	})
 	if err != nil {
 		return nil, err
 	}
-	f := compare(fmt.Sprintf("p99 at half of the best rate (%s/s)", number(half)), "ms, open loop",
-		"the echo's p99 at the same rate; times run from the moment a request was due", bases, ms, rate)
-	f.Notes = append(f.Notes, fmt.Sprintf("p50 %s ms, echo %s ms; the generator sent %s ms late at its p99, at the worst", number(median(p50)), number(median(base50)), number(newSeries(late).Max)))
-	return []Figure{f.atMost(5)}, nil
+	f := lab.Compare(fmt.Sprintf("p99 at half of the best rate (%s/s)", lab.Number(half)), "ms, open loop",
+		"the echo's p99 at the same rate; times run from the moment a request was due", bases, ms, lab.Rate)
+	f.Notes = append(f.Notes, fmt.Sprintf("p50 %s ms, echo %s ms; the generator sent %s ms late at its p99, at the worst", lab.Number(lab.Median(p50)), lab.Number(lab.Median(base50)), lab.Number(lab.NewSeries(late).Max)))
+	return []lab.Figure{f.NoMoreThan(5)}, nil
 }
 
 // costParts are what figures 6 and 7 add up.
-func engineCost(m measured) float64 { return m.cost("service", "PostgreSQL", "Redis") }
+func engineCost(m lab.Measured) float64 { return m.Cost("service", "PostgreSQL", "Redis") }
 
 // instances is figure 7.
-func (b *bench) instances(ctx context.Context) ([]Figure, error) {
+func (b *bench) instances(ctx context.Context) ([]lab.Figure, error) {
 	best, err := b.bestRate(ctx)
 	if err != nil {
 		return nil, err
 	}
 	w, half := b.shop, best/2
-	defer w.stopFrom(1)
-	rounds := map[int][]measured{}
+	defer w.StopFrom(1)
+	rounds := map[int][]lab.Measured{}
 	one := func(n int) error {
-		if n < len(w.instances) {
-			w.stopFrom(n)
+		if n < len(w.Instances) {
+			w.StopFrom(n)
 		}
-		for len(w.instances) < n {
-			if _, err := w.start(ctx, 0); err != nil {
+		for len(w.Instances) < n {
+			if _, err := w.Start(ctx, 0); err != nil {
 				return err
 			}
 		}
-		g, err := w.sale(ctx, maxStock)
+		g, err := w.Sale(ctx, lab.MaxStock)
 		if err != nil {
 			return err
 		}
-		if err := b.lab.checkpoint(ctx); err != nil {
+		if err := b.lab.Checkpoint(ctx); err != nil {
 			return err
 		}
 		var ports []int
-		for _, i := range w.instances {
-			ports = append(ports, i.port)
+		for _, i := range w.Instances {
+			ports = append(ports, i.Port)
 		}
-		b.lab.say.step("%d instances at %.0f/s in all: %d of %d", n, half, len(rounds[n])+1, b.opts.repeats)
-		if _, _, err := b.lab.openReservations(ctx, w, ports, g, half, b.opts.round/4); err != nil { // a new process has everything to load
+		b.lab.Say.Step("%d instances at %.0f/s in all: %d of %d", n, half, len(rounds[n])+1, b.opts.repeats)
+		if _, _, err := b.lab.OpenReservations(ctx, w, ports, g, half, b.opts.round/4); err != nil { // a new process has everything to load
 			return err
 		}
-		_, m, err := b.lab.openReservations(ctx, w, ports, g, half, b.opts.round)
-		if err == nil && m.refused > 0 {
-			err = fmt.Errorf("%d instances: %d requests were not answered with 201", n, m.refused)
+		_, m, err := b.lab.OpenReservations(ctx, w, ports, g, half, b.opts.round)
+		if err == nil && m.Refused > 0 {
+			err = fmt.Errorf("%d instances: %d requests were not answered with 201", n, m.Refused)
 		}
 		rounds[n] = append(rounds[n], m)
 		return err
@@ -484,29 +424,29 @@ func (b *bench) instances(ctx context.Context) ([]Figure, error) {
 	if err := one(1); err != nil {
 		return nil, err
 	}
-	var figures []Figure
+	var figures []lab.Figure
 	for _, n := range []int{2, 4} {
-		f := compare(fmt.Sprintf("cost with %d instances at %s/s in all", n, number(half)), "CPU µs per reservation: service, PostgreSQL, Redis",
+		f := lab.Compare(fmt.Sprintf("cost with %d instances at %s/s in all", n, lab.Number(half)), "CPU µs per reservation: service, PostgreSQL, Redis",
 			"one instance at the same load, open loop", rounds[1], rounds[n], engineCost)
-		figures = append(figures, f.atMost(1.2))
+		figures = append(figures, f.NoMoreThan(1.2))
 	}
 	return figures, nil
 }
 
 // memory is figure 8.
-func (b *bench) memory(ctx context.Context) ([]Figure, error) {
+func (b *bench) memory(ctx context.Context) ([]lab.Figure, error) {
 	w, err := b.opened(ctx)
 	if err != nil {
 		return nil, err
 	}
-	t, err := b.lab.newTakeBench(ctx)
+	t, err := newTakeBench(ctx, b.lab)
 	if err != nil {
 		return nil, err
 	}
 	defer t.close()
 	var pending, known []float64
 	for range b.opts.repeats {
-		b.lab.say.step("memory of %d pending takes", b.opts.pending)
+		b.lab.Say.Step("memory of %d pending takes", b.opts.pending)
 		if err := t.reset(ctx); err != nil {
 			return nil, err
 		}
@@ -534,50 +474,50 @@ func (b *bench) memory(ctx context.Context) ([]Figure, error) {
 		pending = append(pending, float64(full-settled)/float64(n))
 		known = append(known, float64(settled-empty)/float64(n))
 	}
-	figures := []Figure{
-		{Name: "memory of a pending take in Redis", Unit: "bytes", Value: newSeries(pending), Notes: []string{fmt.Sprintf("used_memory over %d takes of as many shoppers; given back when settled", b.opts.pending)}},
-		{Name: "memory of a shopper who has units, in Redis", Unit: "bytes", Value: newSeries(known), Notes: []string{"what stays after the take is settled: the per-shopper count"}},
+	figures := []lab.Figure{
+		{Name: "memory of a pending take in Redis", Unit: "bytes", Value: lab.NewSeries(pending), Notes: []string{fmt.Sprintf("used_memory over %d takes of as many shoppers; given back when settled", b.opts.pending)}},
+		{Name: "memory of a shopper who has units, in Redis", Unit: "bytes", Value: lab.NewSeries(known), Notes: []string{"what stays after the take is settled: the per-shopper count"}},
 	}
 	f, err := b.holdMemory(ctx, w)
 	return append(figures, f), err
 }
 
 // holdMemory compares the anonymous memory of a new process before and after holds that stay live.
-func (b *bench) holdMemory(ctx context.Context, w *world) (Figure, error) {
-	i, err := w.start(ctx, 0)
+func (b *bench) holdMemory(ctx context.Context, w *lab.World) (lab.Figure, error) {
+	i, err := w.Start(ctx, 0)
 	if err != nil {
-		return Figure{}, err
+		return lab.Figure{}, err
 	}
-	defer w.stopFrom(len(w.instances) - 1)
-	g, err := w.sale(ctx, maxStock)
+	defer w.StopFrom(len(w.Instances) - 1)
+	g, err := w.Sale(ctx, lab.MaxStock)
 	if err != nil {
-		return Figure{}, err
+		return lab.Figure{}, err
 	}
-	f := Figure{Name: "memory of a live hold in the service", Unit: "bytes", Stock: &Stock{}}
+	f := lab.Figure{Name: "memory of a live hold in the service", Unit: "bytes", Stock: &lab.Stock{}}
 	var last int64
 	var grown []float64
 	holds := int64(0)
 	for n := range b.opts.repeats + 2 {
-		b.lab.say.step("memory of live holds: round %d", n+1)
-		m, err := b.lab.reservations(ctx, w, i.port, g, g.bodies(), b.opts.round)
+		b.lab.Say.Step("memory of live holds: round %d", n+1)
+		m, err := b.lab.Reservations(ctx, w, i.Port, g, g.Bodies(), b.opts.round)
 		if err != nil {
 			return f, err
 		}
-		f.Stock.add(m.stock)
+		f.Stock.Add(m.Stock)
 		if err := rest(ctx, 2*time.Second); err != nil {
 			return f, err
 		}
-		now, err := residentAnon(i.pid())
+		now, err := lab.ResidentAnon(i.Pid())
 		if err != nil {
 			return f, err
 		}
 		if n >= 2 { // by then the caches, which are bounded, are as large as they get
-			grown = append(grown, float64(now-last)/float64(m.good))
+			grown = append(grown, float64(now-last)/float64(m.Good))
 		}
-		last, holds = now, holds+m.stock.Reserved
+		last, holds = now, holds+m.Stock.Reserved
 	}
-	f.Value = newSeries(grown)
-	f.Notes = append(f.Notes, fmt.Sprintf("growth of RssAnon per hold from round to round; at the end %s MB with %s live holds", number(float64(last)/(1<<20)), thousands(holds)))
+	f.Value = lab.NewSeries(grown)
+	f.Notes = append(f.Notes, fmt.Sprintf("growth of RssAnon per hold from round to round; at the end %s MB with %s live holds", lab.Number(float64(last)/(1<<20)), lab.Thousands(holds)))
 	return f, nil
 }
 
@@ -591,25 +531,25 @@ func rest(ctx context.Context, d time.Duration) error {
 }
 
 // rejects is figure 9.
-func (b *bench) rejects(ctx context.Context) ([]Figure, error) {
+func (b *bench) rejects(ctx context.Context) ([]lab.Figure, error) {
 	w, err := b.opened(ctx)
 	if err != nil {
 		return nil, err
 	}
 	const stock = 16
-	b.lab.say.step("rejects: selling %d units out", stock)
-	g, err := w.sale(ctx, stock)
+	b.lab.Say.Step("rejects: selling %d units out", stock)
+	g, err := w.Sale(ctx, stock)
 	if err != nil {
 		return nil, err
 	}
 	if err := b.sellOut(ctx, w, g, stock); err != nil {
 		return nil, err
 	}
-	before, err := w.settled(ctx, g)
+	before, err := w.Settled(ctx, g)
 	if err != nil {
 		return nil, err
 	}
-	b.lab.say.step("rejects: waiting for PostgreSQL's counters")
+	b.lab.Say.Step("rejects: waiting for PostgreSQL's counters")
 	if err := rest(ctx, countersLate); err != nil { // or the sell-out's own would be told during the rejects
 		return nil, err
 	}
@@ -618,16 +558,16 @@ func (b *bench) rejects(ctx context.Context) ([]Figure, error) {
 		return nil, err
 	}
 	began, paused := time.Now(), time.Duration(0)
-	bases, ms, err := b.interleave(ctx, "rejects", func(ctx context.Context) (measured, error) {
-		m, err := b.lab.echoes(ctx, w, b.lab.echoPort, g.bodies(), b.opts.round)
-		paused += m.took
+	bases, ms, err := b.lab.Interleave(ctx, b.opts.repeats, "rejects", func(ctx context.Context) (lab.Measured, error) {
+		m, err := b.lab.Echoes(ctx, w, b.lab.EchoPort, g.Bodies(), b.opts.round)
+		paused += m.Took
 		return m, err
-	}, func(ctx context.Context) (measured, error) {
-		m, err := b.lab.wrk(ctx, w, b.lab.servicePort, g.bodies(), b.opts.round)
-		if err == nil && (m.good > 0 || m.failed > 0 || m.refused == 0) {
-			err = fmt.Errorf("a sold-out sale answered %d successes, %d refusals, %d failures", m.good, m.refused, m.failed)
+	}, func(ctx context.Context) (lab.Measured, error) {
+		m, err := b.lab.Wrk(ctx, w, b.lab.ServicePort, g.Bodies(), b.opts.round)
+		if err == nil && (m.Good > 0 || m.Failed > 0 || m.Refused == 0) {
+			err = fmt.Errorf("a sold-out sale answered %d successes, %d refusals, %d failures", m.Good, m.Refused, m.Failed)
 		}
-		m.good, m.rate, m.refused = m.refused, m.answers, 0
+		m.Good, m.Rate, m.Refused = m.Refused, m.Answers, 0
 		return m, err
 	})
 	if err != nil {
@@ -636,12 +576,12 @@ func (b *bench) rejects(ctx context.Context) ([]Figure, error) {
 	if err := b.refusedRight(ctx, w, g); err != nil {
 		return nil, err
 	}
-	f := compare("rejects of a sold-out sale", "rejects/s", "the echo", bases, ms, rate)
-	after, err := w.settled(ctx, g)
+	f := lab.Compare("rejects of a sold-out sale", "rejects/s", "the echo", bases, ms, lab.Rate)
+	after, err := w.Settled(ctx, g)
 	if err != nil {
 		return nil, err
 	}
-	s := stockOf(0, before, after)
+	s := lab.StockOf(0, before, after)
 	f.Stock = &s
 	extra, err := b.extraCommits(ctx, w, commits, began, paused)
 	if err != nil {
@@ -649,20 +589,20 @@ func (b *bench) rejects(ctx context.Context) ([]Figure, error) {
 	}
 	var rejected int64
 	for _, m := range ms {
-		rejected += m.good
+		rejected += m.Good
 	}
-	per := newSeries([]float64{max(0, extra) / float64(rejected)})
-	touch := Figure{
+	per := lab.NewSeries([]float64{max(0, extra) / float64(rejected)})
+	touch := lab.Figure{
 		Name: "PostgreSQL commits per reject", Unit: "beyond those of an idle service", Value: per, Ratio: &per,
-		Notes: []string{fmt.Sprintf("%.0f commits beyond the idle service's, over %s rejects", extra, thousands(rejected))},
+		Notes: []string{fmt.Sprintf("%.0f commits beyond the idle service's, over %s rejects", extra, lab.Thousands(rejected))},
 	}
-	return []Figure{f, touch.atMost(0.001)}, nil
+	return []lab.Figure{f, touch.NoMoreThan(0.001)}, nil
 }
 
 // commits counts the transactions in the world's databases. Reading them is one in another database.
-func (b *bench) commits(ctx context.Context, w *world) (int64, error) {
+func (b *bench) commits(ctx context.Context, w *lab.World) (int64, error) {
 	var n int64
-	err := w.books.QueryRow(ctx, `SELECT sum(xact_commit)::bigint FROM pg_stat_database WHERE datname LIKE $1`, w.name+"\\_%").Scan(&n)
+	err := w.Books.QueryRow(ctx, `SELECT sum(xact_commit)::bigint FROM pg_stat_database WHERE datname LIKE $1`, w.Name+"\\_%").Scan(&n)
 	return n, err
 }
 
@@ -670,8 +610,8 @@ func (b *bench) commits(ctx context.Context, w *world) (int64, error) {
 const countersLate = 11 * time.Second
 
 // extraCommits returns the commits since a count, without those that the service makes when idle.
-func (b *bench) extraCommits(ctx context.Context, w *world, since int64, began time.Time, paused time.Duration) (float64, error) {
-	b.lab.say.step("rejects: waiting for PostgreSQL's counters")
+func (b *bench) extraCommits(ctx context.Context, w *lab.World, since int64, began time.Time, paused time.Duration) (float64, error) {
+	b.lab.Say.Step("rejects: waiting for PostgreSQL's counters")
 	if err := rest(ctx, countersLate); err != nil {
 		return 0, err
 	}
@@ -689,26 +629,26 @@ func (b *bench) extraCommits(ctx context.Context, w *world, since int64, began t
 }
 
 // sellOut reserves and pays every unit, as shoppers with accounts: who has paid is sent a message.
-func (b *bench) sellOut(ctx context.Context, w *world, g goods, units int) error {
-	base := w.instances[0].base() + "/api/v1"
+func (b *bench) sellOut(ctx context.Context, w *lab.World, g lab.Goods, units int) error {
+	base := w.Instances[0].Base() + "/api/v1"
 	var wg sync.WaitGroup
 	errs := make([]error, units)
 	for i := range units {
 		wg.Go(func() {
-			who := map[string]any{"email": id.New(time.Now()).String() + "@example.com", "password": b.lab.password}
+			who := map[string]any{"email": id.New(time.Now()).String() + "@example.com", "password": b.lab.Password}
 			var login struct {
 				Token string `json:"access_token"`
 			}
-			if errs[i] = errors.Join(post(ctx, base+"/auth/register", "", who, nil), post(ctx, base+"/auth/login", "", who, &login)); errs[i] != nil {
+			if errs[i] = errors.Join(lab.Post(ctx, base+"/auth/register", "", who, nil), lab.Post(ctx, base+"/auth/login", "", who, &login)); errs[i] != nil {
 				return
 			}
 			token := login.Token
 			var r struct {
 				Order string `json:"order_id"`
 			}
-			body := map[string]any{"sale_id": g.items[0].sale, "sku": g.items[0].sku, "quantity": 1}
-			if errs[i] = post(ctx, base+"/reservations", token, body, &r); errs[i] == nil {
-				errs[i] = post(ctx, base+"/orders/"+r.Order+"/payments", token, map[string]any{"method": "tok_ok"}, nil)
+			body := map[string]any{"sale_id": g.Items[0].Sale, "sku": g.Items[0].Sku, "quantity": 1}
+			if errs[i] = lab.Post(ctx, base+"/reservations", token, body, &r); errs[i] == nil {
+				errs[i] = lab.Post(ctx, base+"/orders/"+r.Order+"/payments", token, map[string]any{"method": "tok_ok"}, nil)
 			}
 		})
 	}
@@ -717,8 +657,8 @@ func (b *bench) sellOut(ctx context.Context, w *world, g goods, units int) error
 }
 
 // refusedRight checks what wrk cannot see: that the refusals say "sold out".
-func (b *bench) refusedRight(ctx context.Context, w *world, g goods) error {
-	t, err := b.lab.signer()
+func (b *bench) refusedRight(ctx context.Context, w *lab.World, g lab.Goods) error {
+	t, err := b.lab.Signer()
 	if err != nil {
 		return err
 	}
@@ -727,8 +667,8 @@ func (b *bench) refusedRight(ctx context.Context, w *world, g goods) error {
 		if err != nil {
 			return err
 		}
-		status, answer, err := call(ctx, http.MethodPost, w.instances[0].base()+"/api/v1/reservations", token,
-			map[string]string{"Idempotency-Key": id.New(time.Now()).String()}, []byte(g.bodies()[0]))
+		status, answer, err := lab.Call(ctx, http.MethodPost, w.Instances[0].Base()+"/api/v1/reservations", token,
+			map[string]string{"Idempotency-Key": id.New(time.Now()).String()}, []byte(g.Bodies()[0]))
 		if err != nil {
 			return err
 		}
@@ -740,68 +680,68 @@ func (b *bench) refusedRight(ctx context.Context, w *world, g goods) error {
 }
 
 // scale is figure 6.
-func (b *bench) scale(ctx context.Context) ([]Figure, error) {
+func (b *bench) scale(ctx context.Context) ([]lab.Figure, error) {
 	if b.shop != nil {
-		if err := b.shop.pause(); err != nil {
+		if err := b.shop.Pause(); err != nil {
 			return nil, err
 		}
 	}
 	l := b.lab
-	small, err := l.newWorld(ctx, "small", b.shards())
+	small, err := l.NewWorld(ctx, "small", b.shards())
 	if err != nil {
 		return nil, err
 	}
-	if _, err := small.start(ctx, 0); err != nil {
+	if _, err := small.Start(ctx, 0); err != nil {
 		return nil, err
 	}
-	one, err := small.sale(ctx, maxStock)
+	one, err := small.Sale(ctx, lab.MaxStock)
 	if err != nil {
 		return nil, err
 	}
-	large, err := l.newWorld(ctx, "large", b.shards())
+	large, err := l.NewWorld(ctx, "large", b.shards())
 	if err != nil {
 		return nil, err
 	}
-	large.roles = "inventory" // the past buyers have no payments
-	if err := l.fillBuyers(ctx, large, b.opts.buyers); err != nil {
+	large.Roles = "inventory" // the past buyers have no payments
+	if err := fillBuyers(ctx, l, large, b.opts.buyers); err != nil {
 		return nil, fmt.Errorf("past buyers: %w", err)
 	}
-	if err := small.pause(); err != nil {
+	if err := small.Pause(); err != nil {
 		return nil, err
 	}
-	if _, err := large.start(ctx, 0); err != nil {
+	if _, err := large.Start(ctx, 0); err != nil {
 		return nil, err
 	}
-	many, err := large.manySales(ctx, b.opts.items)
+	many, err := large.ManySales(ctx, b.opts.items)
 	if err != nil {
 		return nil, fmt.Errorf("%d sale items: %w", b.opts.items, err)
 	}
-	if err := large.pause(); err != nil {
+	if err := large.Pause(); err != nil {
 		return nil, err
 	}
-	round := func(w *world, g goods, bodies []string) (m measured, err error) {
-		if err := errors.Join(l.checkpoint(ctx), w.resume(), rest(ctx, time.Second/2)); err != nil {
+	round := func(w *lab.World, g lab.Goods, bodies []string) (m lab.Measured, err error) {
+		if err := errors.Join(l.Checkpoint(ctx), w.Resume(), rest(ctx, time.Second/2)); err != nil {
 			return m, err
 		}
-		defer func() { err = errors.Join(err, w.pause()) }()
-		return l.reservations(ctx, w, w.instances[0].port, g, bodies, b.opts.round)
+		defer func() { err = errors.Join(err, w.Pause()) }()
+		return l.Reservations(ctx, w, w.Instances[0].Port, g, bodies, b.opts.round)
 	}
-	var bases, all, hot []measured
+	var bases, all, hot []lab.Measured
 	n := -1 // the first time round is the warm-up
 	for ; n < b.opts.repeats; n++ {
-		l.say.step("scale: round %d of %d", n+1, b.opts.repeats)
-		m1, err := round(small, one, one.bodies())
+		l.Say.Step("scale: round %d of %d", n+1, b.opts.repeats)
+		m1, err := round(small, one, one.Bodies())
 		if err != nil {
 			return nil, fmt.Errorf("1 item: %w", err)
 		}
 		if n >= 0 {
 			bases = append(bases, m1)
 		}
-		m2, err := round(large, many, many.bodies())
+		m2, err := round(large, many, many.Bodies())
 		if err != nil {
 			return nil, fmt.Errorf("%d items: %w", b.opts.items, err)
 		}
-		m3, err := round(large, many, many.bodies()[:1])
+		m3, err := round(large, many, many.Bodies()[:1])
 		if err != nil {
 			return nil, fmt.Errorf("one of %d items: %w", b.opts.items, err)
 		}
@@ -809,29 +749,29 @@ func (b *bench) scale(ctx context.Context) ([]Figure, error) {
 			all, hot = append(all, m2), append(hot, m3)
 		}
 	}
-	m, err := round(small, one, one.bodies())
+	m, err := round(small, one, one.Bodies())
 	if err != nil {
 		return nil, err
 	}
 	bases = append(bases, m)
-	for _, w := range []*world{small, large} {
-		if err := w.resume(); err != nil {
+	for _, w := range []*lab.World{small, large} {
+		if err := w.Resume(); err != nil {
 			return nil, err
 		}
-		w.stopFrom(0)
+		w.StopFrom(0)
 	}
-	what := fmt.Sprintf("%s items, %s past buyers", thousands(int64(b.opts.items)), thousands(int64(b.opts.buyers)))
+	what := fmt.Sprintf("%s items, %s past buyers", lab.Thousands(int64(b.opts.items)), lab.Thousands(int64(b.opts.buyers)))
 	const against = "1 item and no past buyers, each in databases of its own on the same servers, wrk -t2 -c200"
 	const unit = "CPU µs per reservation: service, PostgreSQL, Redis"
-	var figures []Figure
+	var figures []lab.Figure
 	for _, v := range []struct {
 		how string
-		ms  []measured
+		ms  []lab.Measured
 	}{{"requests for all of them", all}, {"requests for one of them", hot}} {
-		cost := compare("cost at "+what+", "+v.how, unit, against, bases, v.ms, engineCost)
-		speed := compare("speed at "+what+", "+v.how, "durable reservations/s", against, bases, v.ms, rate)
+		cost := lab.Compare("cost at "+what+", "+v.how, unit, against, bases, v.ms, engineCost)
+		speed := lab.Compare("speed at "+what+", "+v.how, "durable reservations/s", against, bases, v.ms, lab.Rate)
 		speed.CPU, speed.Stock = nil, cost.Stock
-		figures = append(figures, cost.atMost(1.15), speed.atLeast(math.Round(100/1.15)/100))
+		figures = append(figures, cost.NoMoreThan(1.15), speed.NoLessThan(math.Round(100/1.15)/100))
 	}
 	return figures, nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"flashsale/bench/lab"
 	"flashsale/id"
 	"flashsale/inventory"
 	"flashsale/inventory/redisstock"
@@ -20,7 +21,7 @@ import (
 
 // bench is a Redis server with one installed bucket, to take from.
 type takeBench struct {
-	lab    *lab
+	lab    *lab.Lab
 	url    string
 	port   string
 	pid    int
@@ -34,12 +35,12 @@ type takeBench struct {
 
 const takers = 1024 // goroutines
 
-func (l *lab) newTakeBench(ctx context.Context) (*takeBench, error) {
-	n, err := l.startRedis(ctx)
+func newTakeBench(ctx context.Context, l *lab.Lab) (*takeBench, error) {
+	n, err := l.StartRedis(ctx)
 	if err != nil {
 		return nil, err
 	}
-	t := &takeBench{lab: l, url: l.redisURL[n], pid: l.redis[n].pid()}
+	t := &takeBench{lab: l, url: l.RedisURL[n], pid: l.Redis[n].Pid()}
 	opts, err := redis.ParseURL(t.url)
 	if err != nil {
 		return nil, err
@@ -78,7 +79,7 @@ func (t *takeBench) reset(ctx context.Context) error {
 // findScript makes the text of the take script as the gate does and checks that it is the one that
 // the gate has loaded: both sides must run the same.
 func (t *takeBench) findScript(ctx context.Context) error {
-	source, err := os.ReadFile(filepath.Join(t.lab.root, "inventory", "redisstock", "scripts", "take.lua"))
+	source, err := os.ReadFile(filepath.Join(t.lab.Root, "inventory", "redisstock", "scripts", "take.lua"))
 	if err != nil {
 		return err
 	}
@@ -112,7 +113,7 @@ func (t *takeBench) benchmark(ctx context.Context, expect float64, d time.Durati
 	n := int64(max(10_000, expect*d.Seconds()))
 	bound, cancel := context.WithTimeout(ctx, 10*d+30*time.Second)
 	defer cancel()
-	text, _, err := output(bound, baseEnv(), nil, "redis-benchmark", "-p", t.port, "-c", "50", "-P", "64", "-n", strconv.FormatInt(n, 10),
+	text, _, err := lab.Output(bound, lab.BaseEnv(), nil, "redis-benchmark", "-p", t.port, "-c", "50", "-P", "64", "-n", strconv.FormatInt(n, 10),
 		"-r", "1000000000", "--csv", "EVALSHA", t.sha, "4", t.prefix+"m", t.prefix+"p", t.prefix+"d", t.prefix+"u:"+strconv.FormatInt(t.epoch, 10),
 		strconv.FormatInt(t.epoch, 10), "604800", "01900000-0000-7000-8000-__rand_int__", "01900000-0000-7000-9000-__rand_int__", "1", "10",
 		strconv.FormatInt(time.Now().Add(30*time.Second).UnixMilli(), 10))

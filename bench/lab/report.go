@@ -1,4 +1,4 @@
-package main
+package lab
 
 import (
 	"encoding/json"
@@ -40,8 +40,8 @@ type Figure struct {
 	Error   string             `json:"error,omitempty"`
 }
 
-// judge fills in the verdict.
-func (f *Figure) judge() {
+// Judge fills in the verdict.
+func (f *Figure) Judge() {
 	switch {
 	case f.Error != "":
 		f.Verdict = notMeasured
@@ -54,8 +54,8 @@ func (f *Figure) judge() {
 	}
 }
 
-// World is a shop that was audited.
-type World struct {
+// Audited is what an audit said of a shop.
+type Audited struct {
 	Name   string        `json:"name"`
 	Clean  bool          `json:"clean"`
 	Checks []audit.Check `json:"checks"`
@@ -73,8 +73,8 @@ type Report struct {
 	Seconds  float64           `json:"seconds"`
 	Figures  []Figure          `json:"figures"`
 	// Interrupted says why the run ended early: figures are missing, and audits too.
-	Interrupted string  `json:"interrupted,omitempty"`
-	Audits      []World `json:"audits"`
+	Interrupted string    `json:"interrupted,omitempty"`
+	Audits      []Audited `json:"audits"`
 }
 
 // sound reports whether everything was measured and nothing oversold, stranded or lost.
@@ -105,13 +105,13 @@ func (r Report) writeJSON(w io.Writer) error {
 	return enc.Encode(r)
 }
 
-// number writes a figure with three digits that matter.
-func number(v float64) string {
+// Number writes a figure with three digits that matter.
+func Number(v float64) string {
 	switch {
 	case v == 0:
 		return "0"
 	case v >= 1000:
-		return thousands(int64(v + 0.5))
+		return Thousands(int64(v + 0.5))
 	case v >= 100:
 		return fmt.Sprintf("%.0f", v)
 	case v >= 10:
@@ -122,7 +122,8 @@ func number(v float64) string {
 	return fmt.Sprintf("%.2g", v)
 }
 
-func thousands(n int64) string {
+// Thousands writes a number with commas.
+func Thousands(n int64) string {
 	s := fmt.Sprint(n)
 	for i := len(s) - 3; i > 0; i -= 3 {
 		s = s[:i] + "," + s[i:]
@@ -135,9 +136,9 @@ func spread(s *Series) string {
 		return ""
 	}
 	if len(s.Runs) == 1 {
-		return number(s.Median)
+		return Number(s.Median)
 	}
-	return fmt.Sprintf("%s (%s–%s)", number(s.Median), number(s.Min), number(s.Max))
+	return fmt.Sprintf("%s (%s–%s)", Number(s.Median), Number(s.Min), Number(s.Max))
 }
 
 func (f Figure) bound() string {
@@ -145,9 +146,9 @@ func (f Figure) bound() string {
 	case f.Target == 0:
 		return "–"
 	case f.AtMost:
-		return "≤ " + number(f.Target)
+		return "≤ " + Number(f.Target)
 	}
-	return "≥ " + number(f.Target)
+	return "≥ " + Number(f.Target)
 }
 
 // print writes the report for a person.
@@ -168,7 +169,7 @@ func (r Report) print(out io.Writer) {
 	for _, f := range r.Figures {
 		stock := "\t\t\t"
 		if s := f.Stock; s != nil {
-			stock = fmt.Sprintf("%s\t%d\t%d\t%d", thousands(s.Reserved), s.Oversold, s.Stranded, s.Lost)
+			stock = fmt.Sprintf("%s\t%d\t%d\t%d", Thousands(s.Reserved), s.Oversold, s.Stranded, s.Lost)
 		}
 		name := f.Name
 		if f.Unit != "" {
@@ -217,7 +218,7 @@ func (r Report) print(out io.Writer) {
 
 // printCPU writes what an answer costs each part.
 func (r Report) printCPU(out io.Writer) {
-	columns := []string{"service", "PostgreSQL", "Redis", "nginx", "echo", "wrk", machine}
+	columns := []string{"service", "PostgreSQL", "Redis", "RabbitMQ", "nginx", "echo", "wrk", Machine}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintf(w, "\nCPU µs per good answer\t%s\t\n", strings.Join(columns, "\t"))
 	rows := 0
@@ -230,7 +231,7 @@ func (r Report) printCPU(out io.Writer) {
 		for _, c := range columns {
 			cell := "–"
 			if v, ok := f.CPU[c]; ok && v >= 0.05 {
-				cell = number(v)
+				cell = Number(v)
 			}
 			fmt.Fprintf(w, "%s\t", cell)
 		}

@@ -1,4 +1,4 @@
-package main
+package lab
 
 import (
 	"fmt"
@@ -117,8 +117,8 @@ func parseBusy(text string) (time.Duration, error) {
 	return time.Duration(sum) * tick, nil
 }
 
-// residentAnon returns the anonymous memory of a process in bytes: heap and stacks, no files.
-func residentAnon(pid int) (int64, error) {
+// ResidentAnon returns the anonymous memory of a process in bytes: heap and stacks, no files.
+func ResidentAnon(pid int) (int64, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0, err

@@ -1,4 +1,4 @@
-package main
+package lab
 
 import (
 	"fmt"
@@ -18,7 +18,8 @@ type progress struct {
 	width int
 }
 
-func newProgress(f *os.File) *progress {
+// NewProgress returns the progress on a file.
+func NewProgress(f *os.File) *progress {
 	p := &progress{out: f, began: time.Now()}
 	if st, err := f.Stat(); err == nil {
 		p.live = st.Mode()&os.ModeCharDevice != 0
@@ -26,8 +27,8 @@ func newProgress(f *os.File) *progress {
 	return p
 }
 
-// step shows what begins now.
-func (p *progress) step(format string, args ...any) {
+// Step shows what begins now.
+func (p *progress) Step(format string, args ...any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	text := fmt.Sprintf("%5.0fs  ", time.Since(p.began).Seconds()) + fmt.Sprintf(format, args...)
@@ -40,14 +41,14 @@ func (p *progress) step(format string, args ...any) {
 	p.width = n
 }
 
-// line leaves something that stays.
-func (p *progress) line(format string, args ...any) {
-	p.step(format, args...)
-	p.end()
+// Line leaves something that stays.
+func (p *progress) Line(format string, args ...any) {
+	p.Step(format, args...)
+	p.End()
 }
 
-// end leaves the line.
-func (p *progress) end() {
+// End leaves the line.
+func (p *progress) End() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.live && p.width > 0 {

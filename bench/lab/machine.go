@@ -1,4 +1,4 @@
-package main
+package lab
 
 import (
 	"context"
@@ -89,7 +89,7 @@ func syncTime(dir string) (float64, error) {
 		took = append(took, ms(time.Since(began)))
 	}
 	slices.Sort(took)
-	return percentile(took, 0.5), nil
+	return Percentile(took, 0.5), nil
 }
 
 // checkoutRoot returns the folder of the module that the command was started in.

@@ -39,3 +39,8 @@ function request()
   n = n + 1
   return head .. token .. middle .. n .. bodies[n % #bodies + 1]
 end
+
+-- wrk prints 50, 75, 90 and 99.
+function done(summary, latency, requests)
+  io.write(string.format("     95%%  %9.2fus\n", latency:percentile(95.0)))
+end

@@ -1,4 +1,4 @@
-package main
+package lab
 
 import (
 	"bufio"
@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -25,16 +26,17 @@ type openLoop struct {
 	addrs []string // the connections are spread over them
 	rate  float64
 	count int
+	want  int // the status of a good answer
 	// request appends the bytes of request n.
 	request func(buf []byte, n int) []byte
 }
 
-// openResult is what the generator saw.
-type openResult struct {
-	good, bad int64
-	took      time.Duration
-	latencies []float64 // of good answers, ms, sorted
-	late      []float64 // how late the generator itself was to send, ms, sorted
+// OpenResult is what the generator saw.
+type OpenResult struct {
+	Good, Bad int64
+	Took      time.Duration
+	Latencies []float64 // of good answers, ms, sorted
+	Late      []float64 // how late the generator itself was to send, ms, sorted
 }
 
 const openConnections = 256
@@ -45,10 +47,10 @@ type conn struct {
 	due chan time.Time
 }
 
-func (o openLoop) run(ctx context.Context) (openResult, error) {
+func (o openLoop) run(ctx context.Context) (OpenResult, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(float64(o.count)/o.rate*float64(time.Second))+20*time.Second)
 	defer cancel()
-	var res openResult
+	var res OpenResult
 	free := make(chan *conn, openConnections)
 	all := make([]*conn, 0, openConnections)
 	lat := make([][]float64, openConnections)
@@ -75,7 +77,7 @@ func (o openLoop) run(ctx context.Context) (openResult, error) {
 					bad.Add(1)
 					continue // the connection is not used again
 				}
-				if status == 201 {
+				if status == o.want {
 					good.Add(1)
 					lat[i] = append(lat[i], ms(time.Since(due)))
 				} else {
@@ -86,7 +88,7 @@ func (o openLoop) run(ctx context.Context) (openResult, error) {
 		})
 	}
 	late, began, err := o.send(ctx, free)
-	res.took = time.Since(began)
+	res.Took = time.Since(began)
 	if err == nil { // what is under way may still come
 		err = waitFor(ctx, func() bool { return good.Load()+bad.Load() >= int64(o.count) })
 	}
@@ -96,11 +98,11 @@ func (o openLoop) run(ctx context.Context) (openResult, error) {
 	}
 	readers.Wait()
 	for _, l := range lat {
-		res.latencies = append(res.latencies, l...)
+		res.Latencies = append(res.Latencies, l...)
 	}
-	slices.Sort(res.latencies)
+	slices.Sort(res.Latencies)
 	slices.Sort(late)
-	res.good, res.bad, res.late = good.Load(), bad.Load(), late
+	res.Good, res.Bad, res.Late = good.Load(), bad.Load(), late
 	return res, err
 }
 
@@ -190,20 +192,21 @@ func readAnswer(r *bufio.Reader) (int, error) {
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-// open loads addresses at a rate for a time, with the tokens that wrk uses.
-func (l *lab) open(ctx context.Context, w *world, ports []int, bodies []string, rate float64, d time.Duration) (openResult, usage, error) {
+// Open loads addresses at a rate for a time, with the tokens that wrk uses. want is the status of a
+// good answer.
+func (l *Lab) Open(ctx context.Context, w *World, ports []int, bodies []string, want int, rate float64, d time.Duration) (OpenResult, usage, error) {
 	var tokens [][]byte
 	for n := range wrkThreads {
-		b, err := os.ReadFile(filepath.Join(l.dir, "tokens."+strconv.Itoa(n)))
+		b, err := os.ReadFile(filepath.Join(l.Dir, "tokens."+strconv.Itoa(n)))
 		if err != nil {
-			return openResult{}, nil, err
+			return OpenResult{}, nil, err
 		}
 		tokens = append(tokens, bytes.Fields(b)...)
 	}
 	l.rounds++
 	head := fmt.Sprintf("POST /api/v1/reservations HTTP/1.1\r\nHost: shop.example\r\nContent-Type: application/json\r\nContent-Length: %d\r\nAuthorization: Bearer ", len(bodies[0]))
 	middle := fmt.Sprintf("\r\nIdempotency-Key: o%d-", l.rounds)
-	o := openLoop{rate: rate, count: max(1, int(rate*d.Seconds())), request: func(b []byte, n int) []byte {
+	o := openLoop{rate: rate, want: want, count: max(1, int(rate*d.Seconds())), request: func(b []byte, n int) []byte {
 		b = append(append(append(b, head...), tokens[n%len(tokens)]...), middle...)
 		b = append(strconv.AppendInt(b, int64(n), 10), "\r\n\r\n"...)
 		return append(b, bodies[n%len(bodies)]...)
@@ -211,35 +214,35 @@ func (l *lab) open(ctx context.Context, w *world, ports []int, bodies []string, 
 	for _, p := range ports {
 		o.addrs = append(o.addrs, net.JoinHostPort("127.0.0.1", strconv.Itoa(p)))
 	}
-	parts := l.parts(w)
-	before, err := read(parts)
+	parts := l.Parts(w)
+	before, err := Read(parts)
 	if err != nil {
-		return openResult{}, nil, err
+		return OpenResult{}, nil, err
 	}
 	r, err := o.run(ctx)
 	if err != nil {
 		return r, nil, err
 	}
-	after, err := read(parts)
+	after, err := Read(parts)
 	if err != nil {
 		return r, nil, err
 	}
-	return r, after.since(before), nil
+	return r, after.Since(before), nil
 }
 
-// openReservations is open for the service, with the books balanced after.
-func (l *lab) openReservations(ctx context.Context, w *world, ports []int, g goods, rate float64, d time.Duration) (openResult, measured, error) {
-	w.used = true
-	before, err := w.settled(ctx, g)
+// OpenReservations is open for the service, with the books balanced after.
+func (l *Lab) OpenReservations(ctx context.Context, w *World, ports []int, g Goods, rate float64, d time.Duration) (OpenResult, Measured, error) {
+	w.Used = true
+	before, err := w.Settled(ctx, g)
 	if err != nil {
-		return openResult{}, measured{}, err
+		return OpenResult{}, Measured{}, err
 	}
-	r, used, err := l.open(ctx, w, ports, g.bodies(), rate, d)
+	r, used, err := l.Open(ctx, w, ports, g.Bodies(), http.StatusCreated, rate, d)
 	if err != nil {
-		return r, measured{}, err
+		return r, Measured{}, err
 	}
-	m := measured{good: r.good, refused: r.bad, used: used, took: r.took, rate: float64(r.good) / r.took.Seconds()}
-	after, err := w.settled(ctx, g)
-	m.stock = stockOf(r.good, before, after)
+	m := Measured{Good: r.Good, Refused: r.Bad, Used: used, Took: r.Took, Rate: float64(r.Good) / r.Took.Seconds()}
+	after, err := w.Settled(ctx, g)
+	m.Stock = StockOf(r.Good, before, after)
 	return r, m, err
 }

@@ -1,4 +1,4 @@
-package main
+package lab
 
 import (
 	"context"
@@ -44,12 +44,12 @@ func spawn(ctx context.Context, dir, name string, gentle syscall.Signal, env []s
 	return p, nil
 }
 
-func (p *process) pid() int { return p.cmd.Process.Pid }
+func (p *process) Pid() int { return p.cmd.Process.Pid }
 
 // signal tells the whole group, and lets it go on if it is paused: a paused process hears nothing.
 func (p *process) signal(s syscall.Signal) error {
-	err := syscall.Kill(-p.pid(), s)
-	return errors.Join(err, syscall.Kill(-p.pid(), syscall.SIGCONT))
+	err := syscall.Kill(-p.Pid(), s)
+	return errors.Join(err, syscall.Kill(-p.Pid(), syscall.SIGCONT))
 }
 
 // stop ends the group: gently, then not.
@@ -59,14 +59,14 @@ func (p *process) stop(gentle syscall.Signal) {
 	case <-p.done:
 	case <-time.After(15 * time.Second):
 	}
-	_ = syscall.Kill(-p.pid(), syscall.SIGKILL)
+	_ = syscall.Kill(-p.Pid(), syscall.SIGKILL)
 	<-p.done
 }
 
 // pause keeps an idle service from using the cores while its baseline is measured.
-func (p *process) pause() error { return syscall.Kill(-p.pid(), syscall.SIGSTOP) }
+func (p *process) pause() error { return syscall.Kill(-p.Pid(), syscall.SIGSTOP) }
 
-func (p *process) resume() error { return syscall.Kill(-p.pid(), syscall.SIGCONT) }
+func (p *process) resume() error { return syscall.Kill(-p.Pid(), syscall.SIGCONT) }
 
 // ready polls until a server answers.
 func (p *process) ready(ctx context.Context, bound time.Duration, ask func(context.Context) error) error {
@@ -89,11 +89,11 @@ func (p *process) ready(ctx context.Context, bound time.Duration, ask func(conte
 
 func (p *process) tail() string {
 	b, _ := os.ReadFile(p.log)
-	return tail(string(b))
+	return Tail(string(b))
 }
 
-// output runs a program to its end and returns what it printed.
-func output(ctx context.Context, env []string, cred *syscall.Credential, bin string, args ...string) (stdout string, cpu time.Duration, err error) {
+// Output runs a program to its end and returns what it printed.
+func Output(ctx context.Context, env []string, cred *syscall.Credential, bin string, args ...string) (stdout string, cpu time.Duration, err error) {
 	cmd := exec.CommandContext(ctx, bin, args...)
 	cmd.Env, cmd.Dir = env, "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: cred}
@@ -109,15 +109,15 @@ func output(ctx context.Context, env []string, cred *syscall.Credential, bin str
 		}
 		var exit *exec.ExitError
 		if errors.As(err, &exit) {
-			return string(out), cpu, fmt.Errorf("%s: %w\n%s%s", filepath.Base(bin), err, tail(string(out)), tail(string(exit.Stderr)))
+			return string(out), cpu, fmt.Errorf("%s: %w\n%s%s", filepath.Base(bin), err, Tail(string(out)), Tail(string(exit.Stderr)))
 		}
 		return string(out), cpu, fmt.Errorf("%s: %w", filepath.Base(bin), err)
 	}
 	return string(out), cpu, nil
 }
 
-// baseEnv is what every program gets: nothing of the caller's settings may change a figure.
-func baseEnv() []string {
+// BaseEnv is what every program gets: nothing of the caller's settings may change a figure.
+func BaseEnv() []string {
 	return []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C.UTF-8", "TZ=UTC"}
 }
 

@@ -1,4 +1,4 @@
-package main
+package lab
 
 import (
 	"math"
@@ -13,14 +13,16 @@ type Series struct {
 	Runs   []float64 `json:"runs"`
 }
 
-func newSeries(runs []float64) Series {
+// NewSeries returns the series of runs.
+func NewSeries(runs []float64) Series {
 	if len(runs) == 0 {
 		return Series{}
 	}
-	return Series{Median: median(runs), Min: slices.Min(runs), Max: slices.Max(runs), Runs: runs}
+	return Series{Median: Median(runs), Min: slices.Min(runs), Max: slices.Max(runs), Runs: runs}
 }
 
-func median(v []float64) float64 {
+// Median returns the middle value, NaN of none.
+func Median(v []float64) float64 {
 	s := slices.Sorted(slices.Values(v))
 	n := len(s)
 	switch {
@@ -32,8 +34,8 @@ func median(v []float64) float64 {
 	return (s[n/2-1] + s[n/2]) / 2
 }
 
-// percentile returns the nearest-rank percentile p (0 to 1) of sorted values.
-func percentile(sorted []float64, p float64) float64 {
+// Percentile returns the nearest-rank percentile p (0 to 1) of sorted values.
+func Percentile(sorted []float64, p float64) float64 {
 	if len(sorted) == 0 {
 		return math.NaN()
 	}

@@ -1,4 +1,6 @@
-package main
+// Package lab is what the benchmarks share: private servers, shops on them, load, CPU time, and the
+// report of figures against their baselines.
+package lab
 
 import (
 	"context"
@@ -29,28 +31,31 @@ var nginxConf string
 //go:embed reserve.lua
 var reserveLua string
 
-// lab is everything that the benchmark runs on: servers of its own on 127.0.0.1, on free ports, in
+// Lab is everything that the benchmark runs on: servers of its own on 127.0.0.1, on free ports, in
 // a temporary folder.
-type lab struct {
-	root string // of the checkout
-	dir  string
-	bin  string // of PostgreSQL
+type Lab struct {
+	Root string // of the checkout
+	Dir  string
+	Bin  string // of PostgreSQL
 	cred *syscall.Credential
-	say  *progress
+	Say  *progress
 
 	postgres *process
-	pgPort   int
-	redis    []*process
-	redisURL []string
+	PgPort   int
+	Redis    []*process
+	RedisURL []string
 	nginx    *process
 	echo     *process
-	echoPort int
+	EchoPort int
+	rabbit   *process
+	AMQPURL  string
+	apiURL   string // of RabbitMQ's management API
 	// nginx's ports in front of the service and of the echo, and where the service must listen.
-	frontPort, echoFrontPort, servicePort int
+	FrontPort, EchoFrontPort, ServicePort int
 
 	secret   string
-	password string
-	worlds   []*world
+	Password string
+	worlds   []*World
 	stops    []func()
 	versions []string
 	rounds   int
@@ -66,20 +71,28 @@ func onPath(name string) func() (string, error) {
 	return func() (string, error) { return exec.LookPath(name) }
 }
 
-func needs() []need {
-	return []need{
-		{pgBin, "postgresql"},
-		{onPath("redis-server"), "redis-server"},
-		{onPath("redis-benchmark"), "redis-tools"},
-		{nginxBin, "nginx-light"},
-		{onPath("wrk"), "wrk"},
+// Plan says what a benchmark runs on, beside PostgreSQL, Redis and wrk.
+type Plan struct {
+	Shards int  // Redis servers
+	Front  bool // nginx, the echo, redis-benchmark
+	Rabbit bool
+}
+
+func (p Plan) needs() []need {
+	all := []need{{pgBin, "postgresql"}, {onPath("redis-server"), "redis-server"}, {onPath("wrk"), "wrk"}}
+	if p.Front {
+		all = append(all, need{onPath("redis-benchmark"), "redis-tools"}, need{nginxBin, "nginx-light"})
 	}
+	if p.Rabbit {
+		all = append(all, need{rabbitBin, "rabbitmq-server"})
+	}
+	return all
 }
 
 // require installs what is missing, as root on Debian and when allowed, or says what to do.
-func require(ctx context.Context, install bool, say *progress) error {
+func (p Plan) require(ctx context.Context, install bool, say *progress) error {
 	var missing []string
-	for _, n := range needs() {
+	for _, n := range p.needs() {
 		if _, err := n.find(); err != nil {
 			missing = append(missing, n.pkg)
 		}
@@ -98,15 +111,15 @@ func require(ctx context.Context, install bool, say *progress) error {
 			defer func() { _ = os.Remove(policy) }()
 		}
 	}
-	say.line("installing %s", strings.Join(missing, " "))
-	env := append(baseEnv(), "DEBIAN_FRONTEND=noninteractive")
-	if _, _, err := output(ctx, env, nil, "apt-get", "update", "-qq"); err != nil {
+	say.Line("installing %s", strings.Join(missing, " "))
+	env := append(BaseEnv(), "DEBIAN_FRONTEND=noninteractive")
+	if _, _, err := Output(ctx, env, nil, "apt-get", "update", "-qq"); err != nil {
 		return err
 	}
-	if _, _, err := output(ctx, env, nil, "apt-get", append([]string{"install", "-y", "-qq", "--no-install-recommends"}, missing...)...); err != nil {
+	if _, _, err := Output(ctx, env, nil, "apt-get", append([]string{"install", "-y", "-qq", "--no-install-recommends"}, missing...)...); err != nil {
 		return err
 	}
-	for _, n := range needs() {
+	for _, n := range p.needs() {
 		if _, err := n.find(); err != nil {
 			return fmt.Errorf("%s was installed, and what it is for is still missing: %w", n.pkg, err)
 		}
@@ -145,30 +158,34 @@ func nginxBin() (string, error) {
 }
 
 // newLab starts the servers. close must be called, after an error too.
-func newLab(ctx context.Context, root, dir string, shards int, say *progress) (*lab, error) {
-	l := &lab{root: root, dir: dir, say: say}
-	say.step("building flashsale and the echo")
-	for _, pkg := range []string{"./cmd/flashsale", "./bench/core/echo"} {
+func newLab(ctx context.Context, root, dir string, plan Plan, say *progress) (*Lab, error) {
+	l := &Lab{Root: root, Dir: dir, Say: say}
+	programs := []string{"./cmd/flashsale"}
+	starts := []func(context.Context) error{l.startPostgres}
+	for range plan.Shards {
+		starts = append(starts, func(ctx context.Context) error {
+			_, err := l.StartRedis(ctx)
+			return err
+		})
+	}
+	if plan.Front {
+		programs = append(programs, "./bench/core/echo")
+		starts = append(starts, l.startEcho, l.startNginx)
+	}
+	if plan.Rabbit {
+		starts = append(starts, l.startRabbit)
+	}
+	say.Step("building %s", strings.Join(programs, " and "))
+	for _, pkg := range programs {
 		cmd := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(dir, filepath.Base(pkg)), pkg)
 		cmd.Dir = root
 		if out, err := cmd.CombinedOutput(); err != nil {
-			return l, fmt.Errorf("go build %s: %w\n%s", pkg, err, tail(string(out)))
+			return l, fmt.Errorf("go build %s: %w\n%s", pkg, err, Tail(string(out)))
 		}
 	}
-	l.secret, l.password = id.New(time.Now()).String()+id.New(time.Now()).String(), id.New(time.Now()).String()
-	say.step("starting PostgreSQL, Redis, nginx and the echo")
-	for _, start := range []func(context.Context) error{
-		l.startPostgres,
-		func(ctx context.Context) error {
-			for range shards {
-				if _, err := l.startRedis(ctx); err != nil {
-					return err
-				}
-			}
-			return nil
-		},
-		l.startEcho, l.startNginx, l.writeTokens, l.readVersions,
-	} {
+	l.secret, l.Password = id.New(time.Now()).String()+id.New(time.Now()).String(), id.New(time.Now()).String()
+	say.Step("starting the servers")
+	for _, start := range append(starts, l.writeTokens, func(ctx context.Context) error { return l.readVersions(ctx, plan) }) {
 		if err := start(ctx); err != nil {
 			return l, err
 		}
@@ -177,7 +194,7 @@ func newLab(ctx context.Context, root, dir string, shards int, say *progress) (*
 }
 
 // close stops everything, the last first.
-func (l *lab) close() {
+func (l *Lab) close() {
 	for _, w := range slices.Backward(l.worlds) {
 		w.close()
 	}
@@ -193,12 +210,12 @@ func pgSettings() []string {
 	return []string{"max_connections=800", "shared_buffers=512MB", "max_wal_size=4GB"}
 }
 
-func (l *lab) startPostgres(ctx context.Context) error {
+func (l *Lab) startPostgres(ctx context.Context) error {
 	var err error
-	if l.bin, err = pgBin(); err != nil {
+	if l.Bin, err = pgBin(); err != nil {
 		return err
 	}
-	home := filepath.Join(l.dir, "postgres")
+	home := filepath.Join(l.Dir, "postgres")
 	if err := os.Mkdir(home, 0o700); err != nil {
 		return err
 	}
@@ -215,31 +232,32 @@ func (l *lab) startPostgres(ctx context.Context) error {
 		}
 	}
 	data := filepath.Join(home, "data")
-	if _, _, err := output(ctx, baseEnv(), l.cred, filepath.Join(l.bin, "initdb"), "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale"); err != nil {
+	if _, _, err := Output(ctx, BaseEnv(), l.cred, filepath.Join(l.Bin, "initdb"), "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale"); err != nil {
 		return err
 	}
-	if l.pgPort, err = freePort(ctx); err != nil {
+	if l.PgPort, err = freePort(ctx); err != nil {
 		return err
 	}
-	args := []string{"-D", data, "-p", strconv.Itoa(l.pgPort), "-k", home, "-c", "listen_addresses=127.0.0.1"}
+	args := []string{"-D", data, "-p", strconv.Itoa(l.PgPort), "-k", home, "-c", "listen_addresses=127.0.0.1"}
 	for _, s := range pgSettings() {
 		args = append(args, "-c", s)
 	}
-	l.postgres, err = spawn(ctx, l.dir, "postgres", syscall.SIGINT, baseEnv(), l.cred, filepath.Join(l.bin, "postgres"), args...)
+	l.postgres, err = spawn(ctx, l.Dir, "postgres", syscall.SIGINT, BaseEnv(), l.cred, filepath.Join(l.Bin, "postgres"), args...)
 	if err != nil {
 		return err
 	}
 	l.stops = append(l.stops, func() { l.postgres.stop(syscall.SIGINT) })
-	return l.postgres.ready(ctx, time.Minute, func(ctx context.Context) error { return l.sql(ctx, "postgres", "SELECT 1") })
+	return l.postgres.ready(ctx, time.Minute, func(ctx context.Context) error { return l.SQL(ctx, "postgres", "SELECT 1") })
 }
 
-func (l *lab) databaseURL(name string) string {
-	return fmt.Sprintf("postgres://postgres@127.0.0.1:%d/%s?sslmode=disable", l.pgPort, name)
+// DatabaseURL is the URL of a database of this lab's PostgreSQL.
+func (l *Lab) DatabaseURL(name string) string {
+	return fmt.Sprintf("postgres://postgres@127.0.0.1:%d/%s?sslmode=disable", l.PgPort, name)
 }
 
-// sql runs statements on a database, on a connection of their own.
-func (l *lab) sql(ctx context.Context, database string, statements ...string) error {
-	c, err := pgx.Connect(ctx, l.databaseURL(database))
+// SQL runs statements on a database, on a connection of their own.
+func (l *Lab) SQL(ctx context.Context, database string, statements ...string) error {
+	c, err := pgx.Connect(ctx, l.DatabaseURL(database))
 	if err != nil {
 		return err
 	}
@@ -252,42 +270,42 @@ func (l *lab) sql(ctx context.Context, database string, statements ...string) er
 	return nil
 }
 
-// startRedis adds a server that keeps nothing on disk, and returns its place.
-func (l *lab) startRedis(ctx context.Context) (int, error) {
+// StartRedis adds a server that keeps nothing on disk, and returns its place.
+func (l *Lab) StartRedis(ctx context.Context) (int, error) {
 	port, err := freePort(ctx)
 	if err != nil {
 		return 0, err
 	}
-	n := len(l.redis)
+	n := len(l.Redis)
 	bin, err := exec.LookPath("redis-server")
 	if err != nil {
 		return 0, err
 	}
-	p, err := spawn(ctx, l.dir, fmt.Sprintf("redis%d", n), syscall.SIGTERM, baseEnv(), nil, bin,
-		"--port", strconv.Itoa(port), "--bind", "127.0.0.1", "--dir", l.dir, "--save", "", "--appendonly", "no")
+	p, err := spawn(ctx, l.Dir, fmt.Sprintf("redis%d", n), syscall.SIGTERM, BaseEnv(), nil, bin,
+		"--port", strconv.Itoa(port), "--bind", "127.0.0.1", "--dir", l.Dir, "--save", "", "--appendonly", "no")
 	if err != nil {
 		return 0, err
 	}
 	l.stops = append(l.stops, func() { p.stop(syscall.SIGKILL) })
-	l.redis, l.redisURL = append(l.redis, p), append(l.redisURL, fmt.Sprintf("redis://127.0.0.1:%d/0", port))
+	l.Redis, l.RedisURL = append(l.Redis, p), append(l.RedisURL, fmt.Sprintf("redis://127.0.0.1:%d/0", port))
 	return n, p.ready(ctx, 15*time.Second, dials(port))
 }
 
-func (l *lab) startEcho(ctx context.Context) error {
+func (l *Lab) startEcho(ctx context.Context) error {
 	var err error
-	if l.echoPort, err = freePort(ctx); err != nil {
+	if l.EchoPort, err = freePort(ctx); err != nil {
 		return err
 	}
-	l.echo, err = spawn(ctx, l.dir, "echo-server", syscall.SIGTERM, baseEnv(), nil, filepath.Join(l.dir, "echo"), "-listen", "127.0.0.1:"+strconv.Itoa(l.echoPort))
+	l.echo, err = spawn(ctx, l.Dir, "echo-server", syscall.SIGTERM, BaseEnv(), nil, filepath.Join(l.Dir, "echo"), "-listen", "127.0.0.1:"+strconv.Itoa(l.EchoPort))
 	if err != nil {
 		return err
 	}
 	l.stops = append(l.stops, func() { l.echo.stop(syscall.SIGKILL) })
-	return l.echo.ready(ctx, 15*time.Second, dials(l.echoPort))
+	return l.echo.ready(ctx, 15*time.Second, dials(l.EchoPort))
 }
 
-func (l *lab) startNginx(ctx context.Context) error {
-	for _, p := range []*int{&l.servicePort, &l.frontPort, &l.echoFrontPort} {
+func (l *Lab) startNginx(ctx context.Context) error {
+	for _, p := range []*int{&l.ServicePort, &l.FrontPort, &l.EchoFrontPort} {
 		var err error
 		if *p, err = freePort(ctx); err != nil {
 			return err
@@ -297,13 +315,13 @@ func (l *lab) startNginx(ctx context.Context) error {
 		Name       string
 		Listen, To int
 	}
-	conf := filepath.Join(l.dir, "nginx.conf")
+	conf := filepath.Join(l.Dir, "nginx.conf")
 	f, err := os.Create(conf)
 	if err != nil {
 		return err
 	}
 	err = template.Must(template.New("nginx").Parse(nginxConf)).Execute(f, map[string]any{
-		"Dir": l.dir, "Upstreams": []upstream{{"service", l.frontPort, l.servicePort}, {"echo", l.echoFrontPort, l.echoPort}},
+		"Dir": l.Dir, "Upstreams": []upstream{{"service", l.FrontPort, l.ServicePort}, {"echo", l.EchoFrontPort, l.EchoPort}},
 	})
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
@@ -312,12 +330,12 @@ func (l *lab) startNginx(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.nginx, err = spawn(ctx, l.dir, "nginx", syscall.SIGTERM, baseEnv(), nil, bin, "-p", l.dir, "-e", filepath.Join(l.dir, "nginx.error.log"), "-c", conf, "-g", "daemon off;")
+	l.nginx, err = spawn(ctx, l.Dir, "nginx", syscall.SIGTERM, BaseEnv(), nil, bin, "-p", l.Dir, "-e", filepath.Join(l.Dir, "nginx.error.log"), "-c", conf, "-g", "daemon off;")
 	if err != nil {
 		return err
 	}
 	l.stops = append(l.stops, func() { l.nginx.stop(syscall.SIGTERM) })
-	return l.nginx.ready(ctx, 15*time.Second, dials(l.frontPort))
+	return l.nginx.ready(ctx, 15*time.Second, dials(l.FrontPort))
 }
 
 // How many shoppers there are, and wrk's threads: each thread has its own.
@@ -327,15 +345,15 @@ const (
 	tokenTTL   = 2 * time.Hour
 )
 
-// signer makes access tokens with the secret that the service has: a hundred thousand logins would
+// Signer makes access tokens with the secret that the service has: a hundred thousand logins would
 // measure the password hash.
-func (l *lab) signer() (*token.Tokens, error) {
+func (l *Lab) Signer() (*token.Tokens, error) {
 	return token.New([]string{l.secret}, tokenTTL, time.Now)
 }
 
 // writeTokens writes the shoppers' tokens, a file a thread.
-func (l *lab) writeTokens(context.Context) error {
-	t, err := l.signer()
+func (l *Lab) writeTokens(context.Context) error {
+	t, err := l.Signer()
 	if err != nil {
 		return err
 	}
@@ -349,25 +367,23 @@ func (l *lab) writeTokens(context.Context) error {
 			b.WriteString(s)
 			b.WriteByte('\n')
 		}
-		if err := os.WriteFile(filepath.Join(l.dir, "tokens."+strconv.Itoa(n)), []byte(b.String()), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(l.Dir, "tokens."+strconv.Itoa(n)), []byte(b.String()), 0o600); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (l *lab) readVersions(ctx context.Context) error {
-	nginx, err := nginxBin()
-	if err != nil {
-		return err
+func (l *Lab) readVersions(ctx context.Context, plan Plan) error {
+	commands := [][]string{{filepath.Join(l.Bin, "postgres"), "--version"}, {"redis-server", "--version"}, {"wrk", "-v"}, {"go", "version"}}
+	if plan.Front {
+		nginx, err := nginxBin()
+		if err != nil {
+			return err
+		}
+		commands = append(commands, []string{nginx, "-v"})
 	}
-	for _, args := range [][]string{
-		{filepath.Join(l.bin, "postgres"), "--version"},
-		{"redis-server", "--version"},
-		{nginx, "-v"},
-		{"wrk", "-v"},
-		{"go", "version"},
-	} {
+	for _, args := range commands {
 		cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 		out, err := cmd.CombinedOutput() // nginx writes to its error output, and wrk ends with status 1
 		first, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
