@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"flashsale/groupcommit"
 	"flashsale/id"
 	"flashsale/transport"
 	"fmt"
@@ -25,10 +26,12 @@ type Options struct {
 	URL           string
 	Prefix        string              // of exchanges and queues; "flashsale."
 	Services      []transport.Service // those with a queue; inventory, order, payment, notification
-	Workers       int                 // handlers at the same time per service; 128
+	Workers       int                 // messages in hand at the same time per service; 128
+	Handlers      int                 // handlers at the same time per service, for those in batches; 512
 	Attempts      int                 // before a message is a dead letter; 10
 	DeliveryLimit int                 // deliveries that were never acknowledged; 20
 	Depth         int                 // messages a queue may hold, beyond which ErrOverloaded; 100,000
+	Bytes         int                 // bytes of messages that a queue may hold, the same; 100,000,000
 	Delays        []time.Duration     // of the retry ladder; 100 ms to 30 s
 	Pauses        []time.Duration     // of dead letters that are replayed automatically; transport.DefaultPauses
 	Confirm       time.Duration       // how long Send waits without a deadline of its own; 10 s
@@ -46,6 +49,9 @@ func (o Options) filled() Options {
 	if o.Workers == 0 {
 		o.Workers = 128
 	}
+	if o.Handlers == 0 {
+		o.Handlers = 512
+	}
 	if o.Attempts == 0 {
 		o.Attempts = 10
 	}
@@ -54,6 +60,9 @@ func (o Options) filled() Options {
 	}
 	if o.Depth == 0 {
 		o.Depth = 100_000
+	}
+	if o.Bytes == 0 {
+		o.Bytes = 100_000_000
 	}
 	if o.Delays == nil {
 		o.Delays = []time.Duration{100 * time.Millisecond, 500 * time.Millisecond, 2 * time.Second, 8 * time.Second, 30 * time.Second}
@@ -76,6 +85,8 @@ type Transport struct {
 	names    names
 	handlers map[transport.Service]transport.Handler
 
+	slots   map[transport.Service]chan struct{} // taken by a handler that is running
+	sends   atomic.Pointer[groupcommit.Group[outgoing, error]]
 	pub     atomic.Pointer[publisher]
 	blocked atomic.Bool
 	busy    atomic.Int64 // deliveries being handled here
@@ -90,11 +101,15 @@ type Transport struct {
 // New returns a Transport that is not connected yet.
 func New(opts Options) *Transport {
 	opts = opts.filled()
-	return &Transport{opts: opts, names: names{opts.Prefix}, handlers: map[transport.Service]transport.Handler{}}
+	return &Transport{
+		opts: opts, names: names{opts.Prefix}, handlers: map[transport.Service]transport.Handler{}, slots: map[transport.Service]chan struct{}{},
+	}
 }
 
 // Handle implements transport.Transport.
-func (t *Transport) Handle(to transport.Service, h transport.Handler) { t.handlers[to] = h }
+func (t *Transport) Handle(to transport.Service, h transport.Handler) {
+	t.handlers[to], t.slots[to] = h, make(chan struct{}, t.opts.Handlers)
+}
 
 // Start implements transport.Transport: it connects, declares the topology and consumes. Publishing
 // and consuming have connections of their own, so that a blocked publisher does not stop acknowledgements.
@@ -103,6 +118,7 @@ func (t *Transport) Start(ctx context.Context) error {
 	publishing, stopPublishing := context.WithCancel(forever)
 	consuming, stopConsuming := context.WithCancel(forever)
 	t.stopPublishing, t.stopConsuming = stopPublishing, stopConsuming
+	t.sends.Store(t.newSends())
 	ready := make(chan error, 2)
 	t.publishing.Go(func() { t.keep(publishing, "publishing", ready, t.publish) })
 	t.consuming.Go(func() { t.keep(consuming, "consuming", ready, t.consume) })
@@ -126,6 +142,7 @@ func (t *Transport) Start(ctx context.Context) error {
 func (t *Transport) stopAll() {
 	t.stopConsuming()
 	t.consuming.Wait()
+	t.sends.Load().Close()
 	t.stopPublishing()
 	t.publishing.Wait()
 }
@@ -266,11 +283,26 @@ func (t *Transport) Send(ctx context.Context, to transport.Service, e transport.
 	if stopped {
 		return transport.Receipt{}, transport.ErrStopped
 	}
-	return transport.Receipt{}, t.confirm(ctx, t.names.events(), t.names.route(to, e.Type), rabbit.Publishing{
+	sends := t.sends.Load()
+	if sends == nil || t.pub.Load() == nil {
+		return transport.Receipt{}, errAway
+	}
+	said, err := sends.Do(ctx, outgoing{t.names.route(to, e.Type), rabbit.Publishing{
 		ContentType: transport.ContentType, DeliveryMode: rabbit.Persistent, Timestamp: e.Time, Type: e.Type, Body: body,
 		Headers: rabbit.Table{headerAttempts: int32(0), "traceparent": e.TraceParent},
-	})
+	}})
+	switch {
+	case errors.Is(err, groupcommit.ErrFull):
+		return transport.Receipt{}, fmt.Errorf("%w: %d sends wait for RabbitMQ", transport.ErrOverloaded, maxSending)
+	case errors.Is(err, groupcommit.ErrStopped):
+		return transport.Receipt{}, transport.ErrStopped
+	case err != nil:
+		return transport.Receipt{}, fmt.Errorf("amqp: not known whether it was stored: %w", err)
+	}
+	return transport.Receipt{}, said
 }
+
+var errAway = fmt.Errorf("%w: RabbitMQ is not connected", transport.ErrUnavailable)
 
 // confirm publishes until the broker has said yes or no, or ctx ends.
 func (t *Transport) confirm(ctx context.Context, exchange, key string, msg rabbit.Publishing) error {
@@ -286,7 +318,7 @@ func (t *Transport) confirm(ctx context.Context, exchange, key string, msg rabbi
 	for {
 		p := t.pub.Load()
 		if p == nil && !sent {
-			return fmt.Errorf("%w: RabbitMQ is not connected", transport.ErrUnavailable)
+			return errAway
 		}
 		if p != nil {
 			msg.MessageId = id.New(time.Now()).String()
@@ -423,31 +455,46 @@ func (t *Transport) deliver(ctx context.Context, service transport.Service, d ra
 	t.busy.Add(1)
 	defer t.busy.Add(-1)
 	ctx = context.WithoutCancel(ctx)
-	e, err := transport.Unmarshal(d.Body)
-	if err == nil {
-		_, err = t.handlers[service](ctx, e)
+	var done bool
+	if d.ContentType == batchType {
+		done = t.handleBatch(ctx, service, d)
+	} else {
+		t.slots[service] <- struct{}{}
+		done = t.handleOne(ctx, service, d)
+		<-t.slots[service]
 	}
-	attempts := int(number(d, headerAttempts)) + 1
-	switch {
-	case err == nil:
-	case transport.IsPermanent(err) || attempts >= t.opts.Attempts:
-		if !t.bury(ctx, service, d, attempts, err) {
-			_ = d.Nack(false, true)
-			return
-		}
-	default:
-		delay := t.opts.Delays[min(attempts-1, len(t.opts.Delays)-1)]
-		if attempts > 1 && rand.IntN(2) == 0 && attempts-2 < len(t.opts.Delays) {
-			delay = t.opts.Delays[attempts-2]
-		}
-		if !t.forward(ctx, "", t.names.retry(service, delay), d, attempts, err, rabbit.Table{}) {
-			_ = d.Nack(false, true)
-			return
-		}
+	if !done {
+		_ = d.Nack(false, true)
+		return
 	}
 	if err := d.Ack(false); err != nil {
 		t.opts.Log.WarnContext(ctx, "acknowledgement lost; the message comes again", "service", service, "event", d.Type, "error", err)
 	}
+}
+
+// handleOne runs the handler of one envelope, and reports whether what came of it is stored.
+func (t *Transport) handleOne(ctx context.Context, service transport.Service, d rabbit.Delivery) bool {
+	e, err := transport.Unmarshal(d.Body)
+	if err == nil {
+		_, err = t.handlers[service](ctx, e)
+	}
+	return t.settled(ctx, service, d, err)
+}
+
+// settled stores what follows from a handler's error, and reports whether that is stored.
+func (t *Transport) settled(ctx context.Context, service transport.Service, d rabbit.Delivery, err error) bool {
+	attempts := int(number(d, headerAttempts)) + 1
+	switch {
+	case err == nil:
+		return true
+	case transport.IsPermanent(err) || attempts >= t.opts.Attempts:
+		return t.bury(ctx, service, d, attempts, err)
+	}
+	delay := t.opts.Delays[min(attempts-1, len(t.opts.Delays)-1)]
+	if attempts > 1 && rand.IntN(2) == 0 && attempts-2 < len(t.opts.Delays) {
+		delay = t.opts.Delays[attempts-2]
+	}
+	return t.forward(ctx, "", t.names.retry(service, delay), d, attempts, err, rabbit.Table{})
 }
 
 // bury stores a message as a dead letter, and reports whether it is stored. One of a trouble that may

@@ -97,19 +97,19 @@ func TestConnectionsClosed(t *testing.T) {
 		}
 	})
 	var confirmed []id.ID
-	for n := 0; ; n++ {
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-		_, err := tr.Send(ctx, transport.Inventory, event(n))
-		cancel()
-		if err == nil {
-			confirmed = append(confirmed, event(n).ID)
-		} else if errors.Is(err, transport.ErrUnavailable) {
-			time.Sleep(20 * time.Millisecond) // the connection is being made again
+	for n := 0; len(confirmed) < 300 || cuts.Load() < 4; n++ {
+		var es []transport.Envelope // sent together, they share messages
+		for i := range 8 {
+			es = append(es, event(8*n+i))
 		}
-		if len(confirmed) >= 300 && cuts.Load() >= 4 {
-			break
+		for i, err := range together(t, tr, transport.Inventory, es) {
+			if err == nil {
+				confirmed = append(confirmed, es[i].ID)
+			} else if errors.Is(err, transport.ErrUnavailable) {
+				time.Sleep(5 * time.Millisecond) // the connection is being made again
+			}
 		}
-		if n > 200_000 {
+		if n > 50_000 {
 			t.Fatalf("%d confirmed, %d cuts", len(confirmed), cuts.Load())
 		}
 	}

@@ -74,7 +74,7 @@ func declareService(ch *rabbit.Channel, n names, s transport.Service, o Options)
 	}
 	// Messages that a crashing consumer never acknowledges end in the dead letters too.
 	err := queue(n.queue(s), quorum(rabbit.Table{
-		"x-delivery-limit": int32(o.DeliveryLimit), "x-max-length": int32(o.Depth),
+		"x-delivery-limit": int32(o.DeliveryLimit), "x-max-length": int32(o.Depth), "x-max-length-bytes": int64(o.Bytes),
 		"x-dead-letter-exchange": n.deadExchange(), "x-dead-letter-routing-key": string(s), "x-dead-letter-strategy": "at-least-once",
 	}))
 	if err != nil {
