@@ -3,10 +3,10 @@ TOOL := go tool -modfile=tools/go.mod
 PKGS ?= ./...
 
 .DEFAULT_GOAL := help
-.PHONY: help test lint fmt build demo bench-core bench-async clean
+.PHONY: help test lint fmt build demo bench-core bench-async bench-telemetry clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 test: ## every test with the race detector, on private PostgreSQL and RabbitMQ; installs them as root on Debian
 	go run ./testenv/servers -install -- go test -race -timeout 8m $(PKGS)
@@ -28,6 +28,9 @@ bench-core: ## the reserve path against its baselines, in one run on private ser
 
 bench-async: ## the asynchronous wiring against the synchronous one and a bare publisher (minutes)
 	go run ./bench/async
+
+bench-telemetry: ## what metrics, collector and tracing cost the reserve path, in one run on private servers (minutes)
+	go run ./bench/core --only=telemetry --repeats=6 --round=3s
 
 clean: ## remove what build and serve leave behind
 	rm -rf flashsale data

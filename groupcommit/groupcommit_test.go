@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"flashsale/groupcommit"
+	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 // gate is a commit that waits: every group is shown on begun and goes on when it is let go.
@@ -117,10 +120,13 @@ func clocked(t *testing.T) {
 	w := newGate()
 	g := groupcommit.New(100, 100, 1, w.commit)
 	defer g.Close()
+	var seen []string
+	g.Watch(func(size int, waited time.Duration) { seen = append(seen, fmt.Sprint(size, " after ", waited)) })
 	first := hand(t.Context(), g, 1)
 	wantGroup(t, w, 1)
 	second := hand(t.Context(), g, 2, 3, 4)
 	wantNoGroup(t, w)
+	time.Sleep(3 * time.Second) // of the test's own clock
 	w.goOn <- nil
 	want(t, first[0], 2, nil)
 	wantGroup(t, w, 2, 3, 4)
@@ -129,6 +135,9 @@ func clocked(t *testing.T) {
 		want(t, c, 2*(i+2), nil)
 	}
 	wantNoGroup(t, w)
+	if got := strings.Join(seen, ", "); got != "1 after 0s, 3 after 3s" {
+		t.Errorf("groups seen: %s", got)
+	}
 }
 
 func bounded(t *testing.T) {

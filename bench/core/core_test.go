@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -50,7 +51,10 @@ func TestFlags(t *testing.T) {
 	if err != nil || len(chosen) != 2 || chosen[0].name != "takes" || s.Round != time.Second || s.buyers != 100_000 {
 		t.Errorf("%+v, %d figures, %v", s, len(chosen), err)
 	}
-	if _, chosen, err := parseFlags(nil); err != nil || len(chosen) != len(groups()) {
+	if _, chosen, err := parseFlags(nil); err != nil || len(chosen) != len(groups())-1 || slices.ContainsFunc(chosen, func(g group) bool { return g.apart }) {
+		t.Errorf("%d figures, %v", len(chosen), err)
+	}
+	if _, chosen, err := parseFlags([]string{"--only=telemetry"}); err != nil || len(chosen) != 1 || !chosen[0].apart {
 		t.Errorf("%d figures, %v", len(chosen), err)
 	}
 	for _, args := range [][]string{{"--only=speed"}, {"--repeats=2"}, {"--round=1500ms"}, {"--round=2m"}, {"--shards=0"}, {"--buyers=3"}, {"http"}, {"--fast"}} {

@@ -40,19 +40,21 @@ type options struct {
 type group struct {
 	name    string
 	measure func(*bench, context.Context) ([]lab.Figure, error)
+	apart   bool // only when it is named
 }
 
 func groups() []group {
 	return []group{
-		{"http", (*bench).http},
-		{"nginx", (*bench).nginx},
-		{"takes", (*bench).takes},
-		{"hotrow", (*bench).hotRow},
-		{"latency", (*bench).latency},
-		{"instances", (*bench).instances},
-		{"memory", (*bench).memory},
-		{"rejects", (*bench).rejects},
-		{"scale", (*bench).scale},
+		{name: "http", measure: (*bench).http},
+		{name: "nginx", measure: (*bench).nginx},
+		{name: "takes", measure: (*bench).takes},
+		{name: "hotrow", measure: (*bench).hotRow},
+		{name: "latency", measure: (*bench).latency},
+		{name: "instances", measure: (*bench).instances},
+		{name: "memory", measure: (*bench).memory},
+		{name: "rejects", measure: (*bench).rejects},
+		{name: "scale", measure: (*bench).scale},
+		{name: "telemetry", measure: (*bench).telemetry, apart: true},
 	}
 }
 

@@ -4,6 +4,7 @@
 //	go run ./bench/core                        all figures, eight to ten minutes on two idle cores
 //	go run ./bench/core --short                all of them, shorter and smaller, about a minute and a half
 //	go run ./bench/core --only=http,takes      some of them
+//	go run ./bench/core --only=telemetry       what metrics, collector and tracing cost
 //	go run ./bench/core --json > result.json
 package main
 
@@ -43,13 +44,17 @@ type coreSettings struct {
 func parseFlags(args []string) (coreSettings, []group, error) {
 	var s coreSettings
 	names := make([]string, 0, len(groups()))
+	var usual []string
 	for _, g := range groups() {
 		names = append(names, g.name)
+		if !g.apart {
+			usual = append(usual, g.name)
+		}
 	}
 	fl := flag.NewFlagSet("bench/core", flag.ContinueOnError)
 	fl.SetOutput(io.Discard)
 	s.Flags(fl)
-	fl.StringVar(&s.only, "only", strings.Join(names, ","), "figures to take")
+	fl.StringVar(&s.only, "only", strings.Join(usual, ","), "figures to take; telemetry besides, when it is named")
 	fl.IntVar(&s.shards, "shards", 2, "Redis servers of the gate, 1 to 16")
 	fl.IntVar(&s.buyers, "buyers", 0, "past buyers of figure scale (default 5000000, or 100000 with --short)")
 	if err := s.Parse(fl, args); err != nil {

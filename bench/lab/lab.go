@@ -235,7 +235,7 @@ func (l *Lab) startPostgres(ctx context.Context) error {
 	if _, _, err := Output(ctx, BaseEnv(), l.cred, filepath.Join(l.Bin, "initdb"), "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale"); err != nil {
 		return err
 	}
-	if l.PgPort, err = freePort(ctx); err != nil {
+	if l.PgPort, err = FreePort(ctx); err != nil {
 		return err
 	}
 	args := []string{"-D", data, "-p", strconv.Itoa(l.PgPort), "-k", home, "-c", "listen_addresses=127.0.0.1"}
@@ -272,7 +272,7 @@ func (l *Lab) SQL(ctx context.Context, database string, statements ...string) er
 
 // StartRedis adds a server that keeps nothing on disk, and returns its place.
 func (l *Lab) StartRedis(ctx context.Context) (int, error) {
-	port, err := freePort(ctx)
+	port, err := FreePort(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -293,7 +293,7 @@ func (l *Lab) StartRedis(ctx context.Context) (int, error) {
 
 func (l *Lab) startEcho(ctx context.Context) error {
 	var err error
-	if l.EchoPort, err = freePort(ctx); err != nil {
+	if l.EchoPort, err = FreePort(ctx); err != nil {
 		return err
 	}
 	l.echo, err = spawn(ctx, l.Dir, "echo-server", syscall.SIGTERM, BaseEnv(), nil, filepath.Join(l.Dir, "echo"), "-listen", "127.0.0.1:"+strconv.Itoa(l.EchoPort))
@@ -307,7 +307,7 @@ func (l *Lab) startEcho(ctx context.Context) error {
 func (l *Lab) startNginx(ctx context.Context) error {
 	for _, p := range []*int{&l.ServicePort, &l.FrontPort, &l.EchoFrontPort} {
 		var err error
-		if *p, err = freePort(ctx); err != nil {
+		if *p, err = FreePort(ctx); err != nil {
 			return err
 		}
 	}

@@ -34,7 +34,7 @@ func (l *Lab) startRabbit(ctx context.Context) error {
 	}
 	ports := make([]int, 4) // AMQP, management, distribution, epmd
 	for i := range ports {
-		if ports[i], err = freePort(ctx); err != nil {
+		if ports[i], err = FreePort(ctx); err != nil {
 			return err
 		}
 	}

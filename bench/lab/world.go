@@ -89,7 +89,7 @@ func (w *World) env() []string {
 func (w *World) Start(ctx context.Context, port int) (*instance, error) {
 	if port == 0 {
 		var err error
-		if port, err = freePort(ctx); err != nil {
+		if port, err = FreePort(ctx); err != nil {
 			return nil, err
 		}
 	}

@@ -25,7 +25,7 @@ func TestGateLosesMemory(t *testing.T) {
 			for _, s := range shards {
 				cfg.RedisURLs = append(cfg.RedisURLs, s.URL())
 			}
-			cfg.ShardDeadAfter = 500 * time.Millisecond
+			cfg.ShardDeadAfter, cfg.AdminListen = 500*time.Millisecond, "127.0.0.1:0"
 			h := &house{}
 			a := h.run(t, cfg)
 			h.base, h.audit, h.sales = a.url(), a.audit, a.saleReader()
@@ -54,6 +54,11 @@ func TestGateLosesMemory(t *testing.T) {
 			states := finalStates(t, h, run, sale, res)
 			if want := "sold 90 held 0 available 0 oversold 0 lost 0 undecided 0 unexpected 0 clean true"; states != want {
 				t.Fatalf("final states: %s\nwant:         %s\n%v", states, want, res.Errors)
+			}
+			// Operators see each: a bucket a shard was new, the flushed and the restarted ones were empty.
+			seen := look(t.Context(), c.Client, []string{"http://" + a.admin.Addr().String() + "/metrics"}).sum("flashsale_gate_recoveries_total", "reason")
+			if seen["new"] != 3 || seen["empty"]+seen["stale"] < 3 {
+				t.Errorf("recoveries seen: %v", seen)
 			}
 		})
 	}

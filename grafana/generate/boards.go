@@ -223,7 +223,7 @@ func wirings() board {
 			{title: "Reservations held", unit: "ops", ask: one(rate("wiring", "flashsale_ledger_decisions_total", `outcome="held"`), name)},
 			{title: "Orders confirmed", unit: "ops", ask: one(rate("wiring", "flashsale_orders_total", `state="confirmed"`), name)},
 			{title: "Left", about: "Which one sells out first.", unit: "short", ask: one(`sum by (wiring) (max by (wiring, sale, sku) (flashsale_stock_units{state="left"}))`, name)},
-			{title: "Claims per transaction", unit: "short", ask: one(fmt.Sprintf(`sum by (wiring) (rate(flashsale_group_size_sum{group="commit"}%s)) / sum by (wiring) (rate(flashsale_group_size_count{group="commit"}%s))`, window, window), name)},
+			{title: "Claims per transaction", unit: "short", ask: one(fmt.Sprintf(`sum by (wiring) (rate(flashsale_group_size_sum{group="ledger_commits"}%s)) / sum by (wiring) (rate(flashsale_group_size_count{group="ledger_commits"}%s))`, window, window), name)},
 			{title: "Lag of events, 99 %", unit: "s", ask: one(quantile("0.99", "wiring", "flashsale_event_age_seconds", ""), name)},
 
 			{row: "What it costs"},

@@ -75,6 +75,17 @@ func TestLettersOfAStoppedQueue(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		all, err := q.Queues(t.Context())
+		for _, l := range all {
+			waiting, dead = waiting-l.Waiting-l.Retrying, dead-l.Dead
+		}
+		if err != nil || len(all) != len(transport.Queued()) || waiting != 0 && dead != 0 {
+			t.Errorf("by service there are others than in all: %+v, %d and %d remain, %v", all, waiting, dead, err)
+		}
+		waiting, dead, err = q.Depths(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
 		return waiting, dead
 	}
 	live(func(context.Context, transport.Envelope) ([]transport.Envelope, error) {
