@@ -3,13 +3,16 @@ TOOL := go tool -modfile=tools/go.mod
 PKGS ?= ./...
 
 .DEFAULT_GOAL := help
-.PHONY: help test lint fmt build demo bench-core bench-async bench-telemetry clean
+.PHONY: help test lint fmt build demo bench-core bench-async bench-telemetry test-telemetry clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 test: ## every test with the race detector, on private PostgreSQL and RabbitMQ; installs them as root on Debian
 	go run ./testenv/servers -install -- go test -race -timeout 8m $(PKGS)
+
+test-telemetry: ## the trace of an order on a real Jaeger, which it builds the first time (six minutes of CPU)
+	go run ./testenv/servers -install -- go test -race -tags telemetry -run TestJaeger -timeout 25m ./cmd/flashsale
 
 lint: ## golangci-lint, formatting included
 	$(TOOL) golangci-lint run $(PKGS)

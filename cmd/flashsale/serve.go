@@ -7,6 +7,7 @@ import (
 	"flashsale/id"
 	"flashsale/telemetry/logs"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"os"
@@ -36,7 +37,7 @@ SIGINT or SIGTERM stops it gracefully: /readyz fails at once, what was accepted 
 			if err := cfg.read(cmd.Flags()); err != nil {
 				return err
 			}
-			return serve(cmd.Context(), cfg, sample, logger(cfg))
+			return serve(cmd.Context(), cfg, sample, logger(cfg, os.Stderr))
 		},
 	}
 	cfg.bind(cmd.Flags())
@@ -44,14 +45,14 @@ SIGINT or SIGTERM stops it gracefully: /readyz fails at once, what was accepted 
 	return cmd
 }
 
-func logger(cfg Config) *slog.Logger {
+func logger(cfg Config, to io.Writer) *slog.Logger {
 	var level slog.Level
 	_ = level.UnmarshalText([]byte(cfg.LogLevel)) // validated
 	opts := &slog.HandlerOptions{Level: level, ReplaceAttr: logs.TraceID}
 	if cfg.LogFormat == "json" {
-		return slog.New(logs.Handler(slog.NewJSONHandler(os.Stderr, opts)))
+		return slog.New(logs.Handler(slog.NewJSONHandler(to, opts)))
 	}
-	return slog.New(logs.Handler(slog.NewTextHandler(os.Stderr, opts)))
+	return slog.New(logs.Handler(slog.NewTextHandler(to, opts)))
 }
 
 func serve(ctx context.Context, cfg Config, sample bool, log *slog.Logger) error {

@@ -21,7 +21,7 @@ func (a *app) openTracing(ctx context.Context) error {
 	}
 	a.trace, err = tracing.New(tracing.Options{
 		Export: export, Ratio: a.cfg.TraceRatio, Slow: a.cfg.TraceSlow, Instance: a.instance(), Wiring: string(a.cfg.Mode),
-		Clock: a.clock, Log: a.log,
+		Clock: a.clock,
 	})
 	if err != nil {
 		return err

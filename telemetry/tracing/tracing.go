@@ -14,7 +14,6 @@ import (
 	"flashsale/telemetry/logs"
 	"flashsale/transport"
 	"hash/fnv"
-	"log/slog"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -33,7 +32,6 @@ type Options struct {
 	Wiring   string        // sync or async
 	Tails    int           // failed and slow ones kept, a second; 100
 	Clock    func() time.Time
-	Log      *slog.Logger
 }
 
 // Tracer records spans and exports those worth keeping. Close it when done. What a nil Tracer is asked

@@ -8,7 +8,6 @@ import (
 	"flashsale/transport"
 	"flashsale/transport/inproc"
 	"fmt"
-	"log/slog"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -32,7 +31,7 @@ func newBench(t *testing.T, opts Options) *bench {
 	t.Helper()
 	b := &bench{t: t, out: tracetest.NewInMemoryExporter()}
 	b.now.Store(time.Date(2026, 11, 27, 9, 0, 0, 0, time.UTC).UnixNano())
-	opts.Export, opts.Log = b.out, slog.New(slog.DiscardHandler)
+	opts.Export = b.out
 	opts.Clock = func() time.Time { return time.Unix(0, b.now.Load()).UTC() }
 	var err error
 	if b.Tracer, err = New(opts); err != nil {
