@@ -334,6 +334,31 @@ func TestOffIsFree(t *testing.T) {
 	}
 }
 
+// TestEnvelopesCarryTheirSender: what leaves the process names the span that sends it, chosen or not.
+func TestEnvelopesCarryTheirSender(t *testing.T) {
+	t.Parallel()
+	for _, ratio := range []float64{0, 1} {
+		b, wire := newBench(t, Options{Ratio: ratio}), inproc.New()
+		bus := b.Transport(wire)
+		var seen parentOf
+		wire.Handle(transport.Payment, func(ctx context.Context, e transport.Envelope) ([]transport.Envelope, error) {
+			seen, _ = parse(e.TraceParent)
+			if want := spanOf(ctx); seen.span != want.id || want.verb != "send" || seen.sampled != (ratio == 1) {
+				t.Errorf("the envelope has %s, sent by the span %s of %s", e.TraceParent, want.id, want.traceParent())
+			}
+			return nil, nil
+		})
+		ctx, parent, end := b.Request(t.Context(), incoming(caller, true))
+		if _, err := bus.Send(ctx, transport.Payment, transport.New("reservation.paying", transport.Inventory, id.New(time.Now()), time.Now(), parent, struct{}{})); err != nil {
+			t.Fatal(err)
+		}
+		end("/r", 201)
+		if seen.trace.String() != caller[3:35] {
+			t.Errorf("the envelope is of the trace %s", seen.trace)
+		}
+	}
+}
+
 func BenchmarkRequest(b *testing.B) {
 	for name, ratio := range map[string]float64{"0%": 0, "1%": 0.01, "100%": 1} {
 		b.Run(name, func(b *testing.B) {
