@@ -11,8 +11,8 @@ help: ## list the targets
 test: ## every test with the race detector, on private PostgreSQL and RabbitMQ; installs them as root on Debian
 	go run ./testenv/servers -install -- go test -race -timeout 8m $(PKGS)
 
-test-telemetry: ## the trace of an order on a real Jaeger, which it builds the first time (six minutes of CPU)
-	go run ./testenv/servers -install -- go test -race -tags telemetry -run TestJaeger -timeout 25m ./cmd/flashsale
+test-telemetry: ## every panel on a real Prometheus and InfluxDB, an order's trace on a real Jaeger, which it builds the first time (six minutes of CPU)
+	go run ./testenv/servers -install -- go test -race -tags telemetry -run 'TestJaeger|TestDashboards' -timeout 25m ./cmd/flashsale
 
 lint: ## golangci-lint, formatting included
 	$(TOOL) golangci-lint run $(PKGS)

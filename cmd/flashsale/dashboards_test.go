@@ -1,3 +1,5 @@
+//go:build telemetry
+
 package main
 
 import (

@@ -11,6 +11,7 @@ import (
 	"flashsale/testenv"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -190,12 +191,14 @@ func merge(a, b engine.Audit) engine.Audit {
 	if b.Queues != nil {
 		a.Queues = b.Queues
 	}
+	boxes := maps.Clone(a.Outboxes) // a process that runs reads its own
 	for s, box := range b.Outboxes {
-		if a.Outboxes == nil {
-			a.Outboxes = b.Outboxes
+		if boxes == nil {
+			boxes = maps.Clone(b.Outboxes)
 		}
-		a.Outboxes[s] = box
+		boxes[s] = box
 	}
+	a.Outboxes = boxes
 	a.Clock = b.Clock
 	return a
 }

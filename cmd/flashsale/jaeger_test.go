@@ -6,12 +6,12 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"flashsale/nginx"
 	"flashsale/testenv"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"slices"
 	"strconv"
@@ -67,7 +67,7 @@ func openStreet(t *testing.T, mode Mode, extra ...string) *street {
 		listen[role] = net.JoinHostPort("127.0.0.1", strconv.Itoa(testenv.FreePort(t)))
 		internal[role] = net.JoinHostPort("127.0.0.1", strconv.Itoa(testenv.FreePort(t)))
 	}
-	public := map[string]*url.URL{}
+	public := map[string][]string{"console": {"127.0.0.1:9"}} // does not run here
 	var starting sync.WaitGroup
 	for _, role := range roles {
 		peers := map[string]string{}
@@ -82,7 +82,7 @@ func openStreet(t *testing.T, mode Mode, extra ...string) *street {
 			"--internal-token", cfg.InternalToken, "--token-secrets", strings.Join(cfg.TokenSecrets, ","), "--database-conns=4",
 			"--log-format=json", "--log-level=debug", "--drain-notice=0s", "--payment-latency=2ms", "--payment-patience=400ms", "--probe-after=600ms",
 		}, extra...)}
-		public[role], _ = url.Parse(p.url)
+		public[role] = []string{listen[role]}
 		r, w, err := os.Pipe()
 		if err != nil {
 			t.Fatal(err)
@@ -96,7 +96,7 @@ func openStreet(t *testing.T, mode Mode, extra ...string) *street {
 		})
 	}
 	starting.Wait()
-	st.base = front(t, public)
+	st.base = "http://" + testenv.Nginx(t, string(mode), nginx.Site{Instances: public})
 	return st
 }
 

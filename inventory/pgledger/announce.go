@@ -75,29 +75,44 @@ func (a *announcer) announced(rows []int64, hs []held) {
 // Unsent implements transport.Outbox. Neither kind keeps the other from being sent. Announcements are
 // leased whole and come first: what is said of a reservation later is then said after it.
 func (a *announcer) Unsent(ctx context.Context, age time.Duration, limit int) ([]transport.Envelope, error) {
-	held, err := a.unannounced(ctx, age, (limit/2+maxAnnounced-1)/maxAnnounced)
+	others, err := a.Outbox.Unsent(ctx, age, limit/2)
 	if err != nil {
 		return nil, err
 	}
-	others, err := a.Outbox.Unsent(ctx, age, max(limit-len(held), limit/2))
-	return append(held, others...), err
+	held, err := a.unannounced(ctx, age, limit-len(others))
+	if err != nil {
+		return nil, err
+	}
+	if rest := limit - len(held) - len(others); rest > 0 && len(others) == limit/2 {
+		more, err := a.Outbox.Unsent(ctx, age, rest)
+		if err != nil {
+			return nil, err
+		}
+		others = append(others, more...)
+	}
+	return append(held, others...), nil
 }
 
-func (a *announcer) unannounced(ctx context.Context, age time.Duration, rows int) ([]transport.Envelope, error) {
+// unannounced leases the oldest rows that have limit events in all, the last of them whole.
+func (a *announcer) unannounced(ctx context.Context, age time.Duration, limit int) ([]transport.Envelope, error) {
 	type member struct {
 		row   int64
 		trace string
 		reservation.Reservation
 	}
 	found, err := a.pool.Query(ctx, `
-		WITH due AS (
-			SELECT id FROM announcement WHERE written_at <= now() - make_interval(secs => $1) AND (leased_until IS NULL OR leased_until < now())
-			ORDER BY id LIMIT $2 FOR UPDATE SKIP LOCKED
+		WITH oldest AS (
+			SELECT id, cardinality(reservations) AS n FROM announcement
+			WHERE written_at <= now() - make_interval(secs => $1) AND (leased_until IS NULL OR leased_until < now()) ORDER BY id LIMIT $2
+		), first AS (
+			SELECT id FROM (SELECT id, sum(n) OVER (ORDER BY id) - n AS before FROM oldest) AS counted WHERE before < $2
+		), due AS (
+			SELECT id FROM announcement WHERE id IN (SELECT id FROM first) AND (leased_until IS NULL OR leased_until < now()) ORDER BY id FOR UPDATE SKIP LOCKED
 		), leased AS (
 			UPDATE announcement a SET leased_until = now() + interval '10 seconds' FROM due WHERE a.id = due.id RETURNING a.id, a.reservations
 		)
 		SELECT l.id, r.trace, `+reservationColumns+` FROM leased l CROSS JOIN unnest(l.reservations) AS u (rid) JOIN reservation r ON r.id = u.rid ORDER BY l.id, r.id`,
-		age.Seconds(), rows)
+		age.Seconds(), limit)
 	if err != nil {
 		return nil, fmt.Errorf("ledger: announcements: %w", err)
 	}
