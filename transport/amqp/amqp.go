@@ -91,6 +91,8 @@ type Transport struct {
 	blocked atomic.Bool
 	busy    atomic.Int64 // deliveries being handled here
 
+	consumed bool // this process has consumed before, and has survived what it was given
+
 	stopConsuming, stopPublishing context.CancelFunc
 	consuming, publishing         sync.WaitGroup
 
@@ -385,63 +387,36 @@ func (t *Transport) consume(ctx context.Context, c *rabbit.Connection, up func()
 		return err
 	}
 	_ = setup.Close()
-	var workers sync.WaitGroup
-	failed := make(chan error, len(t.handlers)+1)
-	type subscription struct {
-		ch  *rabbit.Channel
-		tag string
-	}
-	var subscriptions []subscription
+	gone := c.NotifyClose(make(chan *rabbit.Error, 1))
+	failed := make(chan error, len(t.handlers))
+	var subscriptions sync.WaitGroup
 	for service := range t.handlers {
 		ch, err := c.Channel()
 		if err != nil {
 			return err
 		}
-		if err := ch.Qos(t.opts.Workers, 0, false); err != nil {
-			return err
-		}
-		tag := "flashsale-" + string(service)
-		deliveries, err := ch.Consume(t.names.queue(service), tag, false, false, false, false, nil)
+		s := &subscription{t: t, service: service, ch: ch, tag: "flashsale-" + string(service), caution: !t.consumed}
+		deliveries, err := s.open()
 		if err != nil {
 			return err
 		}
-		subscriptions = append(subscriptions, subscription{ch, tag})
-		gone := ch.NotifyClose(make(chan *rabbit.Error, 1))
-		go func() {
-			if err := <-gone; err != nil {
+		subscriptions.Go(func() {
+			if err := s.run(ctx, deliveries); err != nil {
 				failed <- err
-			} else {
-				failed <- errors.New("channel closed")
 			}
-		}()
-		for range t.opts.Workers {
-			workers.Go(func() {
-				for d := range deliveries {
-					t.deliver(ctx, service, d)
-				}
-			})
-		}
+		})
 	}
+	t.consumed = true
 	up()
-	if len(subscriptions) == 0 {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case err := <-c.NotifyClose(make(chan *rabbit.Error, 1)):
-			return fmt.Errorf("connection closed: %w", err)
-		}
-	}
 	select {
 	case err = <-failed:
 		_ = c.Close()
+	case lost := <-gone:
+		err = fmt.Errorf("connection closed: %w", lost)
 	case <-ctx.Done():
-		// No new deliveries; those in the workers' hands are finished and acknowledged first.
-		for _, s := range subscriptions {
-			_ = s.ch.Cancel(s.tag, false)
-		}
-		err = ctx.Err()
+		err = ctx.Err() // those in the workers' hands are finished and acknowledged first
 	}
-	workers.Wait()
+	subscriptions.Wait()
 	return err
 }
 
