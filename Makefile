@@ -9,7 +9,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 test: ## every test with the race detector, on private PostgreSQL and RabbitMQ; installs them as root on Debian
-	go run ./testenv/servers -install -- go test -race -timeout 8m $(PKGS)
+	go run ./testenv/servers -install -- go test -race -timeout 12m $(PKGS)
 
 test-telemetry: ## every panel on a real Prometheus and InfluxDB, an order's trace on a real Jaeger, which it builds the first time (six minutes of CPU)
 	go run ./testenv/servers -install -- go test -race -tags telemetry -run 'TestJaeger|TestDashboards' -timeout 25m ./cmd/flashsale

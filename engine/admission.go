@@ -49,37 +49,55 @@ func (r refused) Unwrap() error { return r.error }
 const admitAttempts = 4
 
 // Admit takes the units of a request at the gate and returns the claim for the ledger. Refusals are the reservation errors, and nothing is taken then.
-// ErrOverloaded when gate or ledger cannot be reached.
-func (a *Admission) Admit(ctx context.Context, req reservation.Request, trace string) (inventory.Claim, error) {
+// ErrOverloaded when gate or ledger cannot be reached. promised says that the shopper may be told
+// "accepted" by then: the gate keeps the request beside its takes. ErrUncertain when such a take may be
+// left behind: the request may be decided all the same.
+func (a *Admission) Admit(ctx context.Context, req reservation.Request, trace string, promised bool) (inventory.Claim, error) {
+	var note string
+	if promised {
+		note = promiseNote(req, trace)
+	}
+	claim, astray, err := a.admit(ctx, req, trace, note)
+	if err != nil && promised && astray {
+		return claim, reservation.ErrUncertain
+	}
+	return claim, err
+}
+
+// admit also says whether a take may be left at the gate that it could not give back.
+func (a *Admission) admit(ctx context.Context, req reservation.Request, trace, note string) (_ inventory.Claim, astray bool, _ error) {
 	for attempt := 0; ; attempt++ {
-		sale, current, err := a.sales.get(ctx, req.Sale, attempt > 0)
+		sale, current, unread, err := a.sales.get(ctx, req.Sale, attempt > 0)
 		if err != nil {
 			if errors.Is(err, inventory.ErrUnknownSale) {
 				if !current && attempt == 0 {
 					continue // it may have been announced since
 				}
-				return inventory.Claim{}, reservation.ErrSaleNotOpen
+				return inventory.Claim{}, astray, reservation.ErrSaleNotOpen
 			}
 			a.log.WarnContext(ctx, "the sale cannot be read", "sale", req.Sale, "error", err)
-			return inventory.Claim{}, reservation.ErrOverloaded
+			return inventory.Claim{}, astray, reservation.ErrOverloaded
 		}
 		item, err := a.check(sale, req)
 		if errors.Is(err, reservation.ErrSaleNotOpen) && !current && attempt == 0 && sale.MayOpenAt(a.clock()) {
 			continue // an operator may have opened it since the terms were read
 		}
 		if err != nil {
-			return inventory.Claim{}, err
+			return inventory.Claim{}, astray, err
 		}
-		legs, stale, err := a.draw(ctx, sale, item, req)
+		legs, stale, err := a.draw(ctx, sale, item, req, current, note, &astray)
 		if err == nil {
-			return inventory.Claim{Request: req, Legs: legs, TraceParent: trace}, nil
+			return inventory.Claim{Request: req, Legs: legs, TraceParent: trace}, astray, nil
+		}
+		if unread && (errors.Is(err, reservation.ErrHeldOut) || errors.Is(err, reservation.ErrSoldOut)) {
+			err = reservation.ErrOverloaded // buckets may have changed since the ledger was read
 		}
 		// A shard that was fenced, closed or out of reach may have units: no "held out" on hearsay.
 		if !stale || attempt+1 == admitAttempts || attempt > 0 && errors.Is(err, reservation.ErrHeldOut) {
-			return inventory.Claim{}, err
+			return inventory.Claim{}, astray, err
 		}
 		if a.wait(ctx, time.Duration(attempt+1)*20*time.Millisecond) != nil {
-			return inventory.Claim{}, err
+			return inventory.Claim{}, astray, err
 		}
 	}
 }
@@ -111,7 +129,7 @@ func (a *Admission) check(sale inventory.Sale, req reservation.Request) (invento
 
 // draw takes the units. stale says that a bucket could not be asked, so that the refusal is not
 // the whole truth.
-func (a *Admission) draw(ctx context.Context, sale inventory.Sale, item inventory.Item, req reservation.Request) (legs []inventory.Leg, stale bool, err error) {
+func (a *Admission) draw(ctx context.Context, sale inventory.Sale, item inventory.Item, req reservation.Request, current bool, note string, astray *bool) (legs []inventory.Leg, stale bool, err error) {
 	n := len(item.Buckets)
 	if n == 0 {
 		return nil, true, reservation.ErrOverloaded
@@ -131,7 +149,7 @@ func (a *Admission) draw(ctx context.Context, sale inventory.Sale, item inventor
 			return nil, false, refused{error: reservation.ErrLimitReached, had: had}
 		}
 		ledgered += b.Available()
-		leg, taken, err := a.take(ctx, sale, b, req, req.Quantity, had)
+		leg, taken, err := a.take(ctx, sale, b, req, req.Quantity, had, note, astray)
 		had += taken.UserHas
 		switch {
 		case err == nil:
@@ -141,8 +159,8 @@ func (a *Admission) draw(ctx context.Context, sale inventory.Sale, item inventor
 			free += taken.Available
 		case errors.Is(err, reservation.ErrLimitReached):
 			return nil, false, refused{error: reservation.ErrLimitReached, had: had}
-		default: // closed or away: where the ledger has nothing, the gate has nothing either; fenced: the terms are old
-			stale = stale || b.Available() > 0 || errors.Is(err, inventory.ErrFenced)
+		default: // closed or away: where the ledger has nothing now, the gate has nothing either; fenced: the terms are old
+			stale = stale || b.Available() > 0 || !current || errors.Is(err, inventory.ErrFenced)
 		}
 		if ctx.Err() != nil {
 			return nil, false, reservation.ErrOverloaded
@@ -158,7 +176,7 @@ func (a *Admission) draw(ctx context.Context, sale inventory.Sale, item inventor
 			if want <= 0 {
 				continue
 			}
-			leg, _, err := a.take(ctx, sale, item.Buckets[i], req, int(want), 0)
+			leg, _, err := a.take(ctx, sale, item.Buckets[i], req, int(want), 0, note, astray)
 			if err != nil {
 				continue
 			}
@@ -167,7 +185,7 @@ func (a *Admission) draw(ctx context.Context, sale inventory.Sale, item inventor
 				return legs, false, nil
 			}
 		}
-		a.giveBack(ctx, legs)
+		*astray = !a.giveBack(ctx, legs) || *astray
 		stale = true // somebody was faster in between: look again
 	}
 	if stale {
@@ -183,30 +201,32 @@ func (a *Admission) draw(ctx context.Context, sale inventory.Sale, item inventor
 
 // take asks one bucket; elsewhere are the units that the shopper has in others. A take whose answer was lost is aborted at once: it was never handed to the
 // ledger. If that is lost too, the reaper finds it after its deadline.
-func (a *Admission) take(ctx context.Context, sale inventory.Sale, b inventory.Bucket, req reservation.Request, qty, elsewhere int) (inventory.Leg, inventory.Taken, error) {
+func (a *Admission) take(ctx context.Context, sale inventory.Sale, b inventory.Bucket, req reservation.Request, qty, elsewhere int, note string, astray *bool) (inventory.Leg, inventory.Taken, error) {
 	now := a.clock()
-	t := inventory.Take{ID: id.New(now), Bucket: b.ID, Epoch: b.Epoch, User: req.User, Qty: qty, Deadline: now.Add(a.pending)}
+	t := inventory.Take{ID: id.New(now), Bucket: b.ID, Epoch: b.Epoch, User: req.User, Qty: qty, Deadline: now.Add(a.pending), Note: note}
 	if sale.Limit > 0 {
 		t.Limit = sale.Limit - elsewhere
 	}
 	leg := inventory.Leg{Take: t.ID, Bucket: b.ID, Epoch: b.Epoch, Qty: qty}
 	taken, err := a.gate.Take(ctx, t)
 	if errors.Is(err, inventory.ErrUncertain) {
-		a.giveBack(ctx, []inventory.Leg{leg})
+		*astray = !a.giveBack(ctx, []inventory.Leg{leg}) || *astray
 	}
 	return leg, taken, err
 }
 
-// giveBack aborts takes that were never handed to the ledger.
-func (a *Admission) giveBack(ctx context.Context, legs []inventory.Leg) {
+// giveBack aborts takes that were never handed to the ledger, and reports whether the gate has done it.
+func (a *Admission) giveBack(ctx context.Context, legs []inventory.Leg) bool {
 	if len(legs) == 0 {
-		return
+		return true
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	if err := a.gate.Abort(ctx, refs(legs)); err != nil {
 		a.log.WarnContext(ctx, "takes wait for the reaper", "bucket", legs[0].Bucket, "takes", len(legs), "error", err)
+		return false
 	}
+	return true
 }
 
 func refs(legs []inventory.Leg) []inventory.TakeRef {
@@ -233,6 +253,8 @@ type cachedSale struct {
 	sale    inventory.Sale
 	err     error
 	at      time.Time     // of the last answer
+	known   time.Time     // of the last answer that was the ledger's
+	unread  bool          // the last read failed
 	begun   uint64        // reads begun
 	ended   uint64        // reads ended; there is one at a time, so these are the first ones
 	reading chan struct{} // closed when the read under way ends; nil when there is none
@@ -242,6 +264,10 @@ type cachedSale struct {
 // quiet time the first requests would be told "sold out" from before it.
 const maxTermsAge = 2 * time.Second
 
+// maxUnread bounds how long the last terms are used while the ledger cannot be asked, so that a sale
+// goes on accepting. The ledger holds every claim against its own terms.
+const maxUnread = 5 * time.Minute
+
 // maxCachedSales bounds the memory that requests for sales that do not exist can take.
 const maxCachedSales = 20_000
 
@@ -250,8 +276,9 @@ func newSaleCache(read SaleReader, clock func() time.Time, fresh time.Duration) 
 }
 
 // get returns a sale, and whether its read began after the call. With must set it did: what an
-// operator was told is done counts. There is one read of a sale at a time, however many ask.
-func (c *saleCache) get(ctx context.Context, sale id.ID, must bool) (_ inventory.Sale, current bool, _ error) {
+// operator was told is done counts. There is one read of a sale at a time, however many ask. unread
+// says that the last read has failed, and that the sale is as it was before.
+func (c *saleCache) get(ctx context.Context, sale id.ID, must bool) (_ inventory.Sale, current, unread bool, _ error) {
 	c.mu.Lock()
 	e := c.sales[sale]
 	if e == nil {
@@ -272,38 +299,45 @@ func (c *saleCache) get(ctx context.Context, sale id.ID, must bool) (_ inventory
 		age := c.clock().Sub(e.at)
 		fresh := must || age < c.fresh || e.err == nil && e.reading != nil && age < maxTermsAge
 		if e.ended >= need && fresh {
-			sale, current, err := e.sale, e.ended >= next, e.err
+			sale, current, unread, err := e.sale, e.ended >= next, e.unread, e.err
 			e.mu.Unlock()
-			return sale, current, err
+			return sale, current, unread, err
 		}
 		wait := e.reading
 		if wait == nil {
 			e.begun++
 			e.reading = make(chan struct{})
 			e.mu.Unlock()
-			s, err := c.refresh(ctx, sale, e)
-			return s, true, err
+			s, unread, err := c.refresh(ctx, sale, e)
+			return s, true, unread, err
 		}
 		e.mu.Unlock()
 		select {
 		case <-wait:
 		case <-ctx.Done():
-			return inventory.Sale{}, false, ctx.Err()
+			return inventory.Sale{}, false, false, ctx.Err()
 		}
 		e.mu.Lock()
 	}
 }
 
-func (c *saleCache) refresh(ctx context.Context, sale id.ID, e *cachedSale) (inventory.Sale, error) {
+func (c *saleCache) refresh(ctx context.Context, sale id.ID, e *cachedSale) (_ inventory.Sale, unread bool, _ error) {
 	// Others wait for this read: it must not end with one impatient caller.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
 	s, err := c.read.Sale(ctx, sale)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.sale, e.err, e.at = s, err, c.clock()
+	now := c.clock()
+	switch {
+	case err == nil:
+		e.known = now
+	case !errors.Is(err, inventory.ErrUnknownSale) && !e.known.IsZero() && now.Sub(e.known) < maxUnread:
+		s, err, unread = e.sale, nil, true
+	}
+	e.sale, e.err, e.at, e.unread = s, err, now, unread
 	e.ended = e.begun
 	close(e.reading)
 	e.reading = nil
-	return s, err
+	return s, unread, err
 }

@@ -45,6 +45,14 @@ func (f *Flow) Keep(service transport.Service, box transport.Outbox) {
 	f.boxes[service] = newOutbox(service, box, f.log)
 }
 
+// KeepUntil is Keep for a service whose events go only once arrived has seen what they cause: one that
+// was merely accepted is sent again until then. It is for events that are few, and that nothing else
+// would ever miss.
+func (f *Flow) KeepUntil(service transport.Service, box transport.Outbox, arrived func(context.Context, transport.Envelope) (bool, error)) {
+	f.Keep(service, box)
+	f.boxes[service].arrived = arrived
+}
+
 // Dispatch sends an event to its service.
 func (f *Flow) Dispatch(ctx context.Context, e transport.Envelope) (transport.Receipt, error) {
 	r, ok := f.routes[e.Type]
@@ -202,10 +210,8 @@ func (f *Flow) relay(ctx context.Context, box *outbox) error {
 				defer func() { <-slots }()
 				c, cancel := context.WithTimeout(ctx, f.step)
 				defer cancel()
-				_, err := f.Dispatch(c, e)
-				if err == nil {
-					box.sent(e.ID)
-				} else {
+				err := f.resend(c, box, e)
+				if err != nil {
 					err = fmt.Errorf("%s of %s: %w", e.Type, e.Subject, err)
 				}
 				done <- err
@@ -223,12 +229,32 @@ func (f *Flow) relay(ctx context.Context, box *outbox) error {
 	}
 }
 
+// resend sends an event that is in an outbox, unless what it causes is there already.
+func (f *Flow) resend(ctx context.Context, box *outbox, e transport.Envelope) error {
+	if box.arrived != nil {
+		there, err := box.arrived(ctx, e)
+		if err != nil {
+			return err
+		}
+		if there {
+			box.sent(e.ID)
+			return nil
+		}
+	}
+	receipt, err := f.Dispatch(ctx, e)
+	if err == nil && (box.arrived == nil || receipt.Decided) {
+		box.sent(e.ID)
+	}
+	return err
+}
+
 // outbox pairs a service's outbox with the ids that are to be removed from it.
 type outbox struct {
 	service transport.Service
 	store   transport.Outbox
 	gone    chan id.ID
 	log     *slog.Logger
+	arrived func(context.Context, transport.Envelope) (bool, error) // nil: what was accepted may go
 }
 
 func newOutbox(service transport.Service, store transport.Outbox, log *slog.Logger) *outbox {

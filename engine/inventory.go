@@ -106,7 +106,7 @@ func (s *Inventory) decide(ctx context.Context, e transport.Envelope) ([]transpo
 			refusal = reservation.ErrOverloaded
 			if attempt < retakes {
 				var again inventory.Claim
-				if again, refusal = s.admission.Admit(ctx, claim.Request, e.TraceParent); refusal == nil {
+				if again, refusal = s.admission.Admit(ctx, claim.Request, e.TraceParent, d.Promised); refusal == nil {
 					claim = again
 					continue
 				}
@@ -121,7 +121,7 @@ func (s *Inventory) decide(ctx context.Context, e transport.Envelope) ([]transpo
 				}
 			}
 		}
-		if errors.Is(refusal, reservation.ErrOverloaded) {
+		if errors.Is(refusal, reservation.ErrOverloaded) || errors.Is(refusal, reservation.ErrUncertain) {
 			return nil, fmt.Errorf("%w: %w", transport.ErrOverloaded, refusal) // not a decision: try again
 		}
 		return s.refuse(ctx, d, claim.Request, refusal, e)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flashsale/id"
 	"flashsale/inventory"
+	"flashsale/transport"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -34,11 +35,14 @@ type Keeper struct {
 	clock func() time.Time
 	dead  time.Duration // away for this long, a shard counts as gone
 	log   *slog.Logger
+	// decide handles overdue takes of accepted requests; nil: they are given back like all others.
+	decide transport.Handler
 
 	mu       sync.Mutex
 	settle   []inventory.TakeRef
 	abort    []inventory.TakeRef
 	credited map[inventory.BucketID]struct{}
+	promised map[id.ID]inventory.Pending    // overdue takes of accepted requests
 	hot      map[inventory.ItemID]time.Time // when an item last moved
 	wake     chan struct{}
 
@@ -99,7 +103,7 @@ const (
 func NewKeeper(gate GateKeeper, books KeeperBooks, clock func() time.Time, dead time.Duration, log *slog.Logger) *Keeper {
 	return &Keeper{
 		gate: gate, books: books, clock: clock, dead: dead, log: log,
-		credited: map[inventory.BucketID]struct{}{}, hot: map[inventory.ItemID]time.Time{}, wake: make(chan struct{}, 1), pass: make(chan struct{}, 1),
+		credited: map[inventory.BucketID]struct{}{}, promised: map[id.ID]inventory.Pending{}, hot: map[inventory.ItemID]time.Time{}, wake: make(chan struct{}, 1), pass: make(chan struct{}, 1),
 		away: map[int]time.Time{},
 	}
 }
@@ -151,6 +155,9 @@ func (k *Keeper) rouse() {
 func (k *Keeper) Run(ctx context.Context, interval time.Duration) error {
 	return runAll(ctx, func(run func(func(context.Context) error)) {
 		run(func(ctx context.Context) error { return every(ctx, k.log, interval, "keeper", k.RunOnce) })
+		run(func(ctx context.Context) error {
+			return every(ctx, k.log, interval, "accepted requests", k.RedriveOnce)
+		})
 		run(func(ctx context.Context) error {
 			for {
 				select {
@@ -291,6 +298,7 @@ func (k *Keeper) look(ctx context.Context, items []inventory.ItemID) error {
 	}
 	gone := k.gone(rows, levels)
 	now, opened := k.clock(), map[RecoveryReason]int{}
+	var promised []inventory.Pending
 	for i, row := range rows {
 		switch {
 		case levels[i].Away && gone[row.ID.Shard] && row.Available() > 0:
@@ -307,9 +315,16 @@ func (k *Keeper) look(ctx context.Context, items []inventory.ItemID) error {
 			note(row.ID, k.credit(ctx, row.ID, levels[i]))
 		}
 		if levels[i].Pending > 0 {
-			note(row.ID, k.reap(ctx, row.ID))
+			overdue, err := k.reap(ctx, row.ID)
+			note(row.ID, err)
+			promised = append(promised, overdue...)
 		}
 	}
+	k.mu.Lock()
+	for _, p := range promised { // together: a request may have drawn from several buckets
+		k.promised[p.ID] = p
+	}
+	k.mu.Unlock()
 	for reason, n := range opened {
 		k.log.InfoContext(ctx, "buckets installed at the gate", "buckets", n, "reason", reason)
 	}
@@ -489,35 +504,55 @@ func (k *Keeper) credit(ctx context.Context, b inventory.BucketID, level invento
 
 const reapBatch = 500
 
-// reap asks the ledger about takes that are past their deadline. The tombstone comes first: from
-// then on no late writer can commit the take, so giving its units back is safe.
-func (k *Keeper) reap(ctx context.Context, b inventory.BucketID) error {
+// reap asks the ledger about takes that are past their deadline, and returns those of accepted
+// requests: they are decided, not given back.
+func (k *Keeper) reap(ctx context.Context, b inventory.BucketID) (promised []inventory.Pending, err error) {
 	for {
 		overdue, err := k.gate.Overdue(ctx, b, k.clock(), reapBatch)
 		if err != nil || len(overdue) == 0 {
-			return err
+			return promised, err
 		}
-		outcomes, err := k.books.Tombstone(ctx, overdue)
-		if err != nil {
-			return err
-		}
-		var settle, abort []inventory.TakeRef
-		for i, p := range overdue {
-			if outcomes[i] == inventory.Committed {
-				settle = append(settle, p.TakeRef)
+		var others []inventory.Pending
+		for _, p := range overdue {
+			if p.Note != "" && k.decide != nil {
+				promised = append(promised, p)
 			} else {
-				abort = append(abort, p.TakeRef)
+				others = append(others, p)
 			}
 		}
-		if err := k.gate.Settle(ctx, settle); err != nil {
-			return err
+		if err := k.giveBack(ctx, others); err != nil {
+			return promised, err
 		}
-		if err := k.gate.Abort(ctx, abort); err != nil {
-			return err
-		}
-		k.log.InfoContext(ctx, "orphaned takes reaped", "bucket", b, "settled", len(settle), "given_back", len(abort))
-		if len(overdue) < reapBatch {
-			return nil
+		if len(overdue) < reapBatch || len(promised) > 0 { // what is promised is there until it is decided
+			return promised, nil
 		}
 	}
+}
+
+// giveBack returns the units of takes that the ledger does not know. The tombstone comes first: from
+// then on no late writer can commit the take, so giving its units back is safe.
+func (k *Keeper) giveBack(ctx context.Context, takes []inventory.Pending) error {
+	if len(takes) == 0 {
+		return nil
+	}
+	outcomes, err := k.books.Tombstone(ctx, takes)
+	if err != nil {
+		return err
+	}
+	var settle, abort []inventory.TakeRef
+	for i, p := range takes {
+		if outcomes[i] == inventory.Committed {
+			settle = append(settle, p.TakeRef)
+		} else {
+			abort = append(abort, p.TakeRef)
+		}
+	}
+	if err := k.gate.Settle(ctx, settle); err != nil {
+		return err
+	}
+	if err := k.gate.Abort(ctx, abort); err != nil {
+		return err
+	}
+	k.log.InfoContext(ctx, "orphaned takes reaped", "bucket", takes[0].Bucket, "settled", len(settle), "given_back", len(abort))
+	return nil
 }

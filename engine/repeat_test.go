@@ -82,7 +82,7 @@ func (d *desk) request(who, key string) reservation.Request {
 // draw takes the units of a request at the gate, as a process does that then goes no further.
 func (d *desk) draw(req reservation.Request) inventory.Claim {
 	d.t.Helper()
-	claim, err := d.admission.Admit(d.t.Context(), req, "")
+	claim, err := d.admission.Admit(d.t.Context(), req, "", true)
 	must(d.t, err)
 	return claim
 }

@@ -47,7 +47,7 @@ type Outcome struct {
 // "reserved". A refusal is one of the reservation errors. ErrOverloaded means that nothing was reserved; ErrUncertain that nobody knows yet, and
 // that repeating the request with its key finds out.
 func (r *Reservations) Reserve(ctx context.Context, req reservation.Request, trace string) (Outcome, error) {
-	claim, err := r.admission.Admit(ctx, req, trace)
+	claim, err := r.admission.Admit(ctx, req, trace, r.promise)
 	if err != nil {
 		return r.replay(ctx, req, err)
 	}
@@ -57,7 +57,9 @@ func (r *Reservations) Reserve(ctx context.Context, req reservation.Request, tra
 	receipt, err := r.flow.Dispatch(ctx, e)
 	switch {
 	case err != nil && transport.NothingHandled(err):
-		r.admission.giveBack(ctx, claim.Legs)
+		if !r.admission.giveBack(ctx, claim.Legs) && r.promise { // the gate still has the request
+			return Outcome{}, reservation.ErrUncertain
+		}
 		return Outcome{}, reservation.ErrOverloaded
 	case err != nil:
 		r.log.WarnContext(ctx, "reservation uncertain", "reservation", req.ID(), "trace", trace, "error", err)

@@ -15,6 +15,9 @@ type Take struct {
 	Qty      int
 	Limit    int       // units per shopper as far as this bucket knows; 0 means no limit
 	Deadline time.Time // from here on the reaper may ask the ledger what became of the take
+	// Note is kept with the pending take and comes back with Overdue; the gate does not look into it.
+	// Some hundred bytes, or empty.
+	Note string
 }
 
 // Taken answers a take.
@@ -66,6 +69,7 @@ type Pending struct {
 	User     id.ID
 	Qty      int
 	Deadline time.Time
+	Note     string
 }
 
 // Keeper is the other side of a gate: what keeps it in step with the ledger. The same guarantees

@@ -53,6 +53,8 @@ type Message struct {
 type Store interface {
 	// Add stores a message as pending; one that is there stays as it is.
 	Add(ctx context.Context, m Message) error
+	// Missing returns those of the events that no message was made of.
+	Missing(ctx context.Context, events []id.ID) ([]id.ID, error)
 	// Lease takes up to limit pending messages that are due, for so long: another caller gets them
 	// only after that. The longest due come first.
 	Lease(ctx context.Context, limit int, lease time.Duration) ([]Message, error)

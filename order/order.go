@@ -76,6 +76,8 @@ type Store interface {
 	Apply(ctx context.Context, changes []Change) ([]Changed, error)
 	// Find returns an order, or ErrNotFound.
 	Find(ctx context.Context, order id.ID) (Order, error)
+	// States returns the states of those of the orders that are there.
+	States(ctx context.Context, orders []id.ID) (map[id.ID]State, error)
 	// List returns a shopper's orders, the newest first (by creation, then id), after the cursor;
 	// a zero cursor starts from the newest, a limit below 1 returns none.
 	List(ctx context.Context, user id.ID, after Cursor, limit int) ([]Order, error)

@@ -74,6 +74,9 @@ type Store interface {
 	// Stuck returns up to limit payments that have been in one of the states for longer than age,
 	// the oldest first. A limit below 1 returns none.
 	Stuck(ctx context.Context, states []State, age time.Duration, limit int) ([]Payment, error)
+	// Decided returns up to limit payments that are captured, declined or refunded, and have been since
+	// after a time but for longer than age, in the order in which they got there.
+	Decided(ctx context.Context, after time.Time, age time.Duration, limit int) ([]Payment, error)
 }
 
 // Line is one payment in the statement, for the audit across services.

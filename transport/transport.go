@@ -218,3 +218,13 @@ type Outbox interface {
 	// Backlog counts what is unsent and returns the age of the oldest, for the audit.
 	Backlog(ctx context.Context) (count int, oldest time.Duration, err error)
 }
+
+// Places is where a service's store remembers how far its sweeps have come. A sweep that was never
+// heard of has come to 0.
+type Places interface {
+	// Place returns how far the sweep of this name has come, and keeps others from it until SetPlace, or
+	// for so long. mine is false while another has it.
+	Place(ctx context.Context, sweep string, hold time.Duration) (upto int64, mine bool, err error)
+	// SetPlace records how far a sweep has come, and lets others have it.
+	SetPlace(ctx context.Context, sweep string, upto int64) error
+}

@@ -116,7 +116,7 @@ func (t *takeBench) benchmark(ctx context.Context, expect float64, d time.Durati
 	text, _, err := lab.Output(bound, lab.BaseEnv(), nil, "redis-benchmark", "-p", t.port, "-c", "50", "-P", "64", "-n", strconv.FormatInt(n, 10),
 		"-r", "1000000000", "--csv", "EVALSHA", t.sha, "4", t.prefix+"m", t.prefix+"p", t.prefix+"d", t.prefix+"u:"+strconv.FormatInt(t.epoch, 10),
 		strconv.FormatInt(t.epoch, 10), "604800", "01900000-0000-7000-8000-__rand_int__", "01900000-0000-7000-9000-__rand_int__", "1", "10",
-		strconv.FormatInt(time.Now().Add(30*time.Second).UnixMilli(), 10))
+		strconv.FormatInt(time.Now().Add(30*time.Second).UnixMilli(), 10), "")
 	if err != nil {
 		return 0, err
 	}

@@ -14,6 +14,7 @@ import (
 	"flashsale/engine"
 	"flashsale/httpapi"
 	"flashsale/id"
+	"flashsale/inventory"
 	"flashsale/inventory/memstock"
 	"flashsale/notification"
 	"flashsale/notification/logchannel"
@@ -311,6 +312,23 @@ func (a *app) holdReader() engine.ReservationReader {
 	return engine.RemoteInventory{To: a.wires}
 }
 
+// history reads the ledger's journal here, or asks for it.
+func (a *app) history() inventory.History {
+	if a.stores.ledger != nil {
+		return a.stores.ledger
+	}
+	return engine.RemoteInventory{To: a.wires}
+}
+
+// sweep has a pass made behind the events, where they go through a queue that could lose them.
+func (a *app) sweep(name string, places transport.Places, pass func(context.Context, engine.Sweep) error) {
+	if a.wires.queue == nil {
+		return
+	}
+	v := engine.Sweep{Places: places, From: a.history(), Flow: a.flow, Age: a.cfg.SweepAfter, Log: a.log}
+	a.loops = append(a.loops, func(ctx context.Context) error { return v.Run(ctx, name, pass) })
+}
+
 func (a *app) admission() *engine.Admission {
 	return engine.NewAdmission(a.trace.Gate(a.gate), a.saleReader(), a.clock, sleep, a.cfg.PendingFor, termsAge, a.log)
 }
@@ -325,7 +343,8 @@ func (a *app) addInventory(context.Context) error {
 		a.metrics.Stock(ledger, a.gate, a.cfg.LookEvery)
 	}
 	a.closers = append(a.closers, inv.Close)
-	a.here(transport.Inventory, inv.Handle, ledger, inv.Answer)
+	a.keeper.Redrive(a.flow.Handler(transport.Inventory, inv.Handle))
+	a.here(transport.Inventory, inv.Handle, ledger, engine.Followed(ledger, inv.Answer))
 	a.audit.Inventory, a.audit.Books, a.audit.Gate = ledger, ledger, a.gate
 	a.loops = append(a.loops,
 		func(ctx context.Context) error { return a.keeper.Run(ctx, a.cfg.KeepEvery) },
@@ -352,6 +371,10 @@ func (a *app) addOrder(context.Context) error {
 	a.audit.Orders = a.stores.orders
 	a.audit.Own = append(a.audit.Own, a.stores.orders)
 	a.api.MountOrders(orders)
+	a.sweep("sweep of orders", a.stores.orders, orders.SweepOnce)
+	a.sweep("sweep of messages", a.stores.orders, func(ctx context.Context, v engine.Sweep) error {
+		return orders.RemindOnce(ctx, v, engine.RemoteMessages{To: a.wires})
+	})
 	return nil
 }
 
@@ -375,6 +398,7 @@ func (a *app) addPayment(context.Context) error {
 	a.loops = append(a.loops, func(ctx context.Context) error {
 		return payments.Prober(ctx, a.cfg.ProbeAfter/4, a.cfg.ProbeAfter)
 	})
+	a.sweep("sweep of payments", a.stores.payments, payments.SweepOnce)
 	return nil
 }
 
@@ -405,6 +429,7 @@ func (a *app) addCatalog(context.Context) error {
 	stock := engine.LiveStock{Sales: a.saleReader()}
 	a.catalog = catalog.NewService(a.stores.catalog, a.stores.catalog, stock, cache, catalog.DefaultTTL(), a.clock, a.log)
 	a.here(transport.Catalog, nil, a.stores.catalog, nil)
+	a.flow.KeepUntil(transport.Catalog, a.stores.catalog, engine.Announced(a.saleReader(), a.stores.catalog))
 	a.api.MountCatalog(a.catalog, a.tell)
 	return nil
 }
@@ -416,7 +441,9 @@ func (a *app) tell(ctx context.Context, e transport.Envelope) (decided bool) {
 		a.log.WarnContext(ctx, "event stays in the outbox", "service", transport.Catalog, "event", e.Type, "error", err)
 		return false
 	}
-	a.flow.Sent(transport.Catalog, e.ID)
+	if receipt.Decided { // what was accepted stays in the outbox until the ledger has it
+		a.flow.Sent(transport.Catalog, e.ID)
+	}
 	return receipt.Decided
 }
 
@@ -434,7 +461,7 @@ func (a *app) addNotification(context.Context) error {
 	}
 	var contacts engine.ContactReader = engine.RemoteContacts{To: a.wires}
 	n := engine.NewNotifications(a.trace.Notifications(a.stores.notifications), contacts, a.clock, a.log)
-	a.here(transport.Notification, n.Handle, nil, nil)
+	a.here(transport.Notification, n.Handle, nil, n.Answer)
 	a.audit.Own = append(a.audit.Own, a.stores.notifications)
 	worker := notification.NewWorker(a.stores.notifications, channel, a.clock, rand.Float64, a.log)
 	a.loops = append(a.loops, func(ctx context.Context) error { return n.Sender(ctx, worker, notifyEvery) })

@@ -66,6 +66,7 @@ type Config struct {
 	PaymentLostReplyRate float64 // charged, but the answer is lost
 	PaymentPatience      time.Duration
 	ProbeAfter           time.Duration
+	SweepAfter           time.Duration
 
 	SMTPURL       string // smtp://user:password@host:port
 	MailFrom      string
@@ -148,6 +149,7 @@ func (c *Config) settings() []setting {
 		{name: "payment-lost-reply-rate", help: "simulated provider: share charged, the answer lost", value: &rateValue{&c.PaymentLostReplyRate}},
 		{name: "payment-patience", help: "how long to wait for the provider", value: (*durationValue)(&c.PaymentPatience)},
 		{name: "probe-after", help: "age at which a payment without an outcome is asked about", value: (*durationValue)(&c.ProbeAfter)},
+		{name: "sweep-after", help: "age at which what should have followed from a step is looked for, where events go through a queue", value: (*durationValue)(&c.SweepAfter)},
 		{name: "smtp-url", env: "SMTP_URL", secret: true, help: "send notifications by mail: smtp://user:password@host:port", value: (*textValue)(&c.SMTPURL)},
 		{name: "mail-from", help: "sender of the mail", value: (*textValue)(&c.MailFrom)},
 		{name: "webhook-url", env: "WEBHOOK_URL", secret: true, help: "or send notifications to a webhook", value: (*textValue)(&c.WebhookURL)},
@@ -176,7 +178,7 @@ func defaults() Config {
 		OperatorEmail:  "operator@example.com",
 		RequestTimeout: 10 * time.Second, MaxRequests: 4096, PendingFor: 30 * time.Second,
 		ExpireEvery: 250 * time.Millisecond, KeepEvery: 250 * time.Millisecond, ShardDeadAfter: 10 * time.Second, DrainFor: 20 * time.Second, DrainNotice: time.Second,
-		PaymentLatency: 20 * time.Millisecond, PaymentPatience: 3 * time.Second, ProbeAfter: 5 * time.Second,
+		PaymentLatency: 20 * time.Millisecond, PaymentPatience: 3 * time.Second, ProbeAfter: 5 * time.Second, SweepAfter: 30 * time.Second,
 		MailFrom: "shop@example.com", TraceRatio: 0.01, TraceSlow: time.Second, LogLevel: "info", LogFormat: "text",
 		LookEvery: time.Second, InfluxOrg: "flashsale", InfluxBucket: "flashsale", CollectEvery: time.Second,
 	}
@@ -350,7 +352,7 @@ func (c *Config) validate() error {
 	}
 	for name, d := range map[string]time.Duration{
 		"access-ttl": c.AccessTTL, "request-timeout": c.RequestTimeout, "pending-for": c.PendingFor, "expire-every": c.ExpireEvery,
-		"keep-every": c.KeepEvery, "shard-dead-after": c.ShardDeadAfter, "drain-for": c.DrainFor, "payment-patience": c.PaymentPatience, "probe-after": c.ProbeAfter,
+		"keep-every": c.KeepEvery, "shard-dead-after": c.ShardDeadAfter, "drain-for": c.DrainFor, "payment-patience": c.PaymentPatience, "probe-after": c.ProbeAfter, "sweep-after": c.SweepAfter,
 	} {
 		if d <= 0 {
 			bad("%s is %s; set a duration above zero, such as 5s", name, d)

@@ -232,6 +232,11 @@ func TestModeChanges(t *testing.T) {
 	for location := range accepted {
 		ann.eventually(location, "state", "held")
 	}
+	for !strings.Contains(fmt.Sprint(s.operator.do("GET", "/api/v1/admin/audit", nil).body), "clean:true") { // what followed from that, too
+		if t.Context().Err() != nil {
+			t.Fatal("the books never balance")
+		}
+	}
 	client.CloseIdleConnections()
 	p.end(syscall.SIGTERM)
 	if report, err := p.command("audit", "--data", data).Output(); err != nil || !strings.Contains(string(report), " 9. queues drained") {

@@ -41,6 +41,7 @@ type (
 		inventory.Sales
 		inventory.Books
 		inventory.Balance
+		inventory.History
 		inventory.Auditor
 		transport.Outbox
 	}
@@ -49,12 +50,14 @@ type (
 		order.Carts
 		order.Auditor
 		transport.Outbox
+		transport.Places
 	}
 	paymentStore interface {
 		payment.Store
 		payment.Auditor
 		simprovider.Store
 		transport.Outbox
+		transport.Places
 	}
 	catalogStore interface {
 		catalog.Products

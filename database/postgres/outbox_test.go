@@ -85,3 +85,14 @@ func TestOutbox(t *testing.T) {
 		}
 	})
 }
+
+func TestPlaces(t *testing.T) {
+	t.Parallel()
+	databasetest.ExercisePlaces(t, func(t *testing.T) transport.Places {
+		pool := open(t)
+		must(t, postgres.Migrate(t.Context(), pool, migrations(`-- +goose Up
+CREATE TABLE place (sweep text PRIMARY KEY, upto bigint NOT NULL, leased_until timestamptz NOT NULL);
+`)))
+		return postgres.NewPlaces(pool)
+	})
+}

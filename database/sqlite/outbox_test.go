@@ -81,3 +81,14 @@ func TestOutbox(t *testing.T) {
 		}
 	})
 }
+
+func TestPlaces(t *testing.T) {
+	t.Parallel()
+	databasetest.ExercisePlaces(t, func(t *testing.T) transport.Places {
+		db := open(t, filepath.Join(t.TempDir(), "places.db"))
+		must(t, sqlite.Migrate(t.Context(), db, migrations(`-- +goose Up
+CREATE TABLE place (sweep text PRIMARY KEY, upto integer NOT NULL, leased_until integer NOT NULL) WITHOUT ROWID;
+`)))
+		return sqlite.NewPlaces(db, time.Now)
+	})
+}

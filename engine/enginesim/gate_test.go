@@ -128,7 +128,7 @@ func (g *gate) Take(_ context.Context, t inventory.Take) (inventory.Taken, error
 	c.available -= int64(t.Qty)
 	c.users[t.User] += t.Qty
 	c.pending[t.ID] = inventory.Pending{
-		TakeRef: inventory.TakeRef{ID: t.ID, Bucket: t.Bucket, Epoch: t.Epoch}, User: t.User, Qty: t.Qty, Deadline: t.Deadline,
+		TakeRef: inventory.TakeRef{ID: t.ID, Bucket: t.Bucket, Epoch: t.Epoch}, User: t.User, Qty: t.Qty, Deadline: t.Deadline, Note: t.Note,
 	}
 	taken.Available = c.available
 	return taken, nil

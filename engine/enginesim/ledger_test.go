@@ -44,6 +44,8 @@ type entry struct {
 	bucket              inventory.BucketID
 	kind                string
 	granted, held, sold int64
+	cause               id.ID // a reservation, or none
+	at                  time.Time
 }
 
 // shopper is one user and a sale item.
@@ -139,7 +141,7 @@ func (l *ledger) admit(c inventory.Claim) inventory.Decision {
 	for _, g := range c.Legs {
 		l.legs[g.Take] = leg{g.Bucket, g.Qty, inventory.Committed}
 		l.drawn[r.ID] = append(l.drawn[r.ID], l.legs[g.Take])
-		l.post(g.Bucket, "hold", 0, int64(g.Qty), 0)
+		l.post(g.Bucket, "hold", 0, int64(g.Qty), 0, r.ID)
 	}
 	l.allowance[who] += r.Quantity
 	e := inventory.Held(r, c.TraceParent)
@@ -158,13 +160,41 @@ func (l *ledger) price(sale id.ID, sku string) (money.Money, bool) {
 	return money.Money{}, false
 }
 
+// Steps implements inventory.History: an entry's number is its place in the journal.
+func (l *ledger) Steps(_ context.Context, after int64, age time.Duration, limit int) ([]inventory.Step, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var steps []inventory.Step
+	for n := after; n < int64(len(l.journal)) && len(steps) < limit; n++ {
+		e := l.journal[n]
+		if e.at.After(micros(l.clock()).Add(-age)) {
+			break
+		}
+		steps = append(steps, inventory.Step{N: n + 1, Reservation: e.cause, State: inventory.Stepped(e.kind)})
+	}
+	return steps, nil
+}
+
+// Rows implements inventory.History.
+func (l *ledger) Rows(_ context.Context, ids []id.ID) ([]reservation.Reservation, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var rows []reservation.Reservation
+	for _, v := range ids {
+		if r := l.reservations[v]; r != nil {
+			rows = append(rows, *r)
+		}
+	}
+	return rows, nil
+}
+
 // post changes a bucket row and writes the same change to the journal.
-func (l *ledger) post(b inventory.BucketID, kind string, granted, held, sold int64) {
+func (l *ledger) post(b inventory.BucketID, kind string, granted, held, sold int64, cause id.ID) {
 	row := l.buckets[b]
 	row.Granted += granted
 	row.Held += held
 	row.Sold += sold
-	l.journal = append(l.journal, entry{b, kind, granted, held, sold})
+	l.journal = append(l.journal, entry{b, kind, granted, held, sold, cause, micros(l.clock())})
 }
 
 // credit appends a return of units with the bucket's next number.
@@ -207,7 +237,7 @@ func (l *ledger) move(m inventory.Move) inventory.Moved {
 	}
 	held, sold, back := m.Deltas()
 	for _, p := range l.parts(row.ID) {
-		l.post(p.bucket, string(m.Kind), 0, held*int64(p.qty), sold*int64(p.qty))
+		l.post(p.bucket, string(m.Kind), 0, held*int64(p.qty), sold*int64(p.qty), row.ID)
 		if back {
 			l.credit(p.bucket, int64(p.qty), row.User)
 			a.Credited = append(a.Credited, p.bucket)
@@ -305,7 +335,7 @@ func (l *ledger) Provision(_ context.Context, p inventory.Provision) error {
 			b := inventory.BucketID{Item: inventory.ItemID{Sale: s.ID, SKU: i.SKU}, Shard: shard}
 			l.buckets[b] = &inventory.Bucket{ID: b, Epoch: 1}
 			l.order = append(l.order, b)
-			l.post(b, "grant", units, 0, 0)
+			l.post(b, "grant", units, 0, 0, id.ID{})
 		}
 	}
 	slices.SortFunc(l.order, inventory.BucketID.Compare)
@@ -352,7 +382,7 @@ func (l *ledger) AddStock(_ context.Context, a inventory.Addition) ([]inventory.
 		if units == 0 {
 			continue
 		}
-		l.post(shards[i], "grant", units, 0, 0)
+		l.post(shards[i], "grant", units, 0, 0, id.ID{})
 		l.credit(shards[i], units, id.ID{})
 		credited = append(credited, shards[i])
 	}
@@ -435,8 +465,8 @@ func (l *ledger) Tombstone(_ context.Context, takes []inventory.Pending) ([]inve
 
 // regrant moves granted units from one bucket to another, with the receiver's credit.
 func (l *ledger) regrant(from, to inventory.BucketID, qty int64) {
-	l.post(from, "transfer", -qty, 0, 0)
-	l.post(to, "transfer", qty, 0, 0)
+	l.post(from, "transfer", -qty, 0, 0, id.ID{})
+	l.post(to, "transfer", qty, 0, 0, id.ID{})
 	l.credit(to, qty, id.ID{})
 }
 

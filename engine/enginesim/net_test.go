@@ -3,6 +3,7 @@ package enginesim
 import (
 	"context"
 	"encoding/json"
+	"flashsale/engine"
 	"flashsale/transport"
 	"fmt"
 	"slices"
@@ -128,7 +129,7 @@ func (s wire) Ask(ctx context.Context, to transport.Service, q transport.Questio
 			if to == transport.Order {
 				return in.orders.Answer(ctx, q)
 			}
-			return in.inventory.Answer(ctx, q)
+			return engine.Followed(ledgerOf{in}, in.inventory.Answer)(ctx, q)
 		}), nil
 	})
 	if err != nil {

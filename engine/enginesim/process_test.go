@@ -44,6 +44,7 @@ type books interface {
 	inventory.Sales
 	inventory.Books
 	inventory.Balance
+	inventory.History
 	transport.Outbox
 }
 
@@ -95,14 +96,38 @@ func (w *world) boot(i int) {
 		transport.Payment:      p.flow.Handler(transport.Payment, p.payments.Handle),
 		transport.Notification: func(context.Context, transport.Envelope) ([]transport.Envelope, error) { return nil, nil },
 	}
+	keeper.Redrive(func(ctx context.Context, e transport.Envelope) ([]transport.Envelope, error) {
+		ctx = w.as(ctx, "redrive "+short(e.Subject)) // many at once: each has its own name, and begins in a step of its own
+		if _, err := do(ctx, w, p, "begins", nil, func() (struct{}, error) { w.saw("decided from the gate"); return struct{}{}, nil }); err != nil {
+			return nil, err
+		}
+		return p.handlers[transport.Inventory](ctx, e)
+	})
+	var history inventory.History = led
+	if w.weather.remote {
+		history = engine.RemoteInventory{To: wire{p}}
+	}
+	swept := func(of *places, name string) engine.Sweep {
+		return engine.Sweep{Places: placesOf{p, of, name}, From: history, Flow: p.flow, Age: sweepAge, Log: log}
+	}
 	for name, loop := range map[string]func(context.Context) error{
 		// Not Keeper.Run: it is woken between two steps, and how much it then tells would be a race.
 		"keeper":  p.loop(keepEvery, keeper.RunOnce),
+		"redrive": p.loop(keepEvery, keeper.RedriveOnce),
 		"tell":    p.loop(tellEvery, func(ctx context.Context) error { keeper.Tell(ctx); return nil }),
 		"expirer": func(ctx context.Context) error { return p.inventory.Expirer(ctx, p.flow, keepEvery) },
 		"prober":  func(ctx context.Context) error { return p.payments.Prober(ctx, keepEvery, probeAge) },
 		"flow":    p.flow.Run,
+		"orders": func(ctx context.Context) error {
+			return swept(&w.orders.places, "orders").Run(ctx, "orders", p.orders.SweepOnce)
+		},
+		"payments": func(ctx context.Context) error {
+			return swept(&w.payments.places, "payments").Run(ctx, "payments", p.payments.SweepOnce)
+		},
 	} {
+		if !w.weather.async && (name == "orders" || name == "payments") {
+			continue // nothing is lost on its way
+		}
 		ctx := w.as(p.ctx, name)
 		p.loops.Go(func() { _ = loop(ctx) })
 	}
@@ -487,6 +512,19 @@ func (l ledgerOf) Spread(ctx context.Context, shards int) error {
 	return err
 }
 
+// Steps implements inventory.History.
+func (l ledgerOf) Steps(ctx context.Context, after int64, age time.Duration, limit int) ([]inventory.Step, error) {
+	if steps, err := l.p.w.ledger.Steps(ctx, after, age, limit); len(steps) == 0 {
+		return nil, err
+	}
+	return do(ctx, l.p.w, l.p, "ledger.steps", storeSilence, func() ([]inventory.Step, error) { return l.p.w.ledger.Steps(ctx, after, age, limit) })
+}
+
+// Rows implements inventory.History.
+func (l ledgerOf) Rows(ctx context.Context, ids []id.ID) ([]reservation.Reservation, error) {
+	return do(ctx, l.p.w, l.p, fmt.Sprintf("ledger.rows %d", len(ids)), storeSilence, func() ([]reservation.Reservation, error) { return l.p.w.ledger.Rows(ctx, ids) })
+}
+
 // Unsent implements transport.Outbox.
 func (l ledgerOf) Unsent(ctx context.Context, age time.Duration, limit int) ([]transport.Envelope, error) {
 	return boxOf{l.p, &l.p.w.ledger.outbox, "ledger"}.Unsent(ctx, age, limit)
@@ -526,6 +564,35 @@ func (b boxOf) MarkSent(ctx context.Context, ids []id.ID) error {
 // Backlog implements transport.Outbox.
 func (b boxOf) Backlog(ctx context.Context) (int, time.Duration, error) { return b.box.Backlog(ctx) }
 
+// placesOf is a table of places as a process reaches it.
+type placesOf struct {
+	p    *process
+	of   *places
+	name string
+}
+
+type leased struct {
+	upto int64
+	mine bool
+}
+
+// Place implements transport.Places.
+func (s placesOf) Place(ctx context.Context, sweep string, hold time.Duration) (int64, bool, error) {
+	v, err := do(ctx, s.p.w, s.p, s.name+".place", storeSilence, func() (leased, error) {
+		upto, mine, err := s.of.Place(ctx, sweep, hold)
+		return leased{upto, mine}, err
+	})
+	return v.upto, v.mine, err
+}
+
+// SetPlace implements transport.Places.
+func (s placesOf) SetPlace(ctx context.Context, sweep string, upto int64) error {
+	_, err := do(ctx, s.p.w, s.p, fmt.Sprintf("%s.place %d", s.name, upto), storeSilence, func() (struct{}, error) {
+		return struct{}{}, s.of.SetPlace(ctx, sweep, upto)
+	})
+	return err
+}
+
 // ordersOf is the order store as a process reaches it.
 type ordersOf struct{ p *process }
 
@@ -541,6 +608,11 @@ func (s ordersOf) Apply(ctx context.Context, changes []order.Change) ([]order.Ch
 // Find implements order.Store.
 func (s ordersOf) Find(ctx context.Context, v id.ID) (order.Order, error) {
 	return do(ctx, s.p.w, s.p, "orders.find "+short(v), storeSilence, func() (order.Order, error) { return s.p.w.orders.Find(ctx, v) })
+}
+
+// States implements order.Store.
+func (s ordersOf) States(ctx context.Context, ids []id.ID) (map[id.ID]order.State, error) {
+	return do(ctx, s.p.w, s.p, fmt.Sprintf("orders.states %d", len(ids)), storeSilence, func() (map[id.ID]order.State, error) { return s.p.w.orders.States(ctx, ids) })
 }
 
 // List implements order.Store.
@@ -588,6 +660,14 @@ func (s paymentsOf) Stuck(ctx context.Context, states []payment.State, age time.
 		return nil, err
 	}
 	return do(ctx, s.p.w, s.p, "payments.stuck", storeSilence, func() ([]payment.Payment, error) { return s.p.w.payments.Stuck(ctx, states, age, limit) })
+}
+
+// Decided implements payment.Store.
+func (s paymentsOf) Decided(ctx context.Context, after time.Time, age time.Duration, limit int) ([]payment.Payment, error) {
+	if ps, err := s.p.w.payments.Decided(ctx, after, age, limit); len(ps) == 0 {
+		return nil, err
+	}
+	return do(ctx, s.p.w, s.p, "payments.decided", storeSilence, func() ([]payment.Payment, error) { return s.p.w.payments.Decided(ctx, after, age, limit) })
 }
 
 // providerOf is the payment provider as a process reaches it.

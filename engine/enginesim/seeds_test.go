@@ -3,6 +3,7 @@ package enginesim
 import (
 	"flag"
 	"flashsale/inventory"
+	"flashsale/payment"
 	"flashsale/reservation"
 	"maps"
 	"slices"
@@ -79,7 +80,9 @@ func coverage(t *testing.T, seen map[string]int) {
 	for _, what := range []string{
 		"a bucket is opened again", "a process dies", "units are evacuated", "transfer: committed", "transfer: aborted",
 		"a call: answer lost", "a call: done twice", "a call: late", "a call: lost",
-		"claim: held", "claim: held over several shards", "claim: in a group", "claim: replayed",
+		"lost by the queue: " + inventory.EventRequested, "lost by the queue: " + inventory.EventPaid, "lost by the queue: " + inventory.EventReleased,
+		"lost by the queue: " + payment.EventCaptured, "lost by the queue: " + payment.EventDeclined,
+		"decided from the gate", "claim: held", "claim: held over several shards", "claim: in a group", "claim: replayed",
 		"claim: " + inventory.ErrFenced.Error(), "claim: " + inventory.ErrTakeAborted.Error(), "claim: " + reservation.ErrLimitReached.Error(),
 		"move: cancel", "move: capture", "move: decline", "move: expire", "move: pay", "move: refund", "move: not made",
 		"provider: void", "reaped: aborted", "reaped: committed", "refused: held_out", "refused: limit_reached",

@@ -18,6 +18,7 @@ import (
 // orders is the model of the order store.
 type orders struct {
 	outbox
+	places
 	mu     sync.Mutex
 	rows   map[id.ID]order.Order
 	carts  map[id.ID]order.Cart
@@ -27,6 +28,7 @@ type orders struct {
 func newOrders(clock func() time.Time) *orders {
 	s := &orders{rows: map[id.ID]order.Order{}, carts: map[id.ID]order.Cart{}}
 	s.outbox = outbox{mu: &s.mu, clock: clock}
+	s.places = places{mu: &s.mu, clock: clock, at: map[string]placed{}}
 	return s
 }
 
@@ -87,6 +89,19 @@ func (s *orders) Find(_ context.Context, v id.ID) (order.Order, error) {
 		return o, nil
 	}
 	return order.Order{}, order.ErrNotFound
+}
+
+// States implements order.Store.
+func (s *orders) States(_ context.Context, ids []id.ID) (map[id.ID]order.State, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	states := map[id.ID]order.State{}
+	for _, v := range ids {
+		if o, ok := s.rows[v]; ok {
+			states[v] = o.State
+		}
+	}
+	return states, nil
 }
 
 // List implements order.Store.
@@ -159,7 +174,7 @@ func (s *orders) Audit(context.Context) ([]audit.Check, error) {
 		}
 		if o.State == order.Open {
 			open++
-			if o.ExpiresAt.Before(micros(s.clock()).Add(-order.ExpiryBound)) {
+			if o.ExpiresAt.Before(micros(s.outbox.clock()).Add(-order.ExpiryBound)) {
 				late++
 			}
 		}
@@ -182,9 +197,44 @@ func (s *orders) Statement(_ context.Context, line func(order.Line) error) error
 	return nil
 }
 
+// places is the model of the table of places.
+type places struct {
+	mu    *sync.Mutex
+	clock func() time.Time
+	at    map[string]placed
+}
+
+type placed struct {
+	upto   int64
+	leased time.Time
+}
+
+// Place implements transport.Places.
+func (p *places) Place(_ context.Context, sweep string, hold time.Duration) (int64, bool, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := micros(p.clock())
+	v := p.at[sweep]
+	if v.leased.After(now) {
+		return 0, false, nil
+	}
+	v.leased = now.Add(hold)
+	p.at[sweep] = v
+	return v.upto, true, nil
+}
+
+// SetPlace implements transport.Places.
+func (p *places) SetPlace(_ context.Context, sweep string, upto int64) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.at[sweep] = placed{upto: upto, leased: micros(p.clock())}
+	return nil
+}
+
 // payments is the model of the payment store, with the simulated provider's charges.
 type payments struct {
 	outbox
+	places
 	mu      sync.Mutex
 	rows    map[id.ID]payment.Payment
 	charges map[id.ID]payment.Charge
@@ -193,6 +243,7 @@ type payments struct {
 func newPayments(clock func() time.Time) *payments {
 	s := &payments{rows: map[id.ID]payment.Payment{}, charges: map[id.ID]payment.Charge{}}
 	s.outbox = outbox{mu: &s.mu, clock: clock}
+	s.places = places{mu: &s.mu, clock: clock, at: map[string]placed{}}
 	return s
 }
 
@@ -219,7 +270,7 @@ func (s *payments) Begin(_ context.Context, p payment.Payment) (payment.Payment,
 		}
 		return now, false, nil
 	}
-	p.State, p.Reason, p.ProviderRef, p.CreatedAt = payment.Requested, "", "", micros(s.clock())
+	p.State, p.Reason, p.ProviderRef, p.CreatedAt = payment.Requested, "", "", micros(s.outbox.clock())
 	p.UpdatedAt = p.CreatedAt
 	if err := s.write(p); err != nil {
 		return payment.Payment{}, false, err
@@ -238,7 +289,7 @@ func (s *payments) Advance(_ context.Context, step payment.Step) (payment.Paymen
 	case !step.In(p.State):
 		return p, payment.ErrIllegalMove
 	}
-	p.State, p.Reason, p.UpdatedAt = step.To, step.Reason, micros(s.clock())
+	p.State, p.Reason, p.UpdatedAt = step.To, step.Reason, micros(s.outbox.clock())
 	p.ProviderRef = cmp.Or(step.ProviderRef, p.ProviderRef)
 	return p, s.write(p)
 }
@@ -273,9 +324,19 @@ func (s *payments) list(keep func(payment.Payment) bool, at func(payment.Payment
 
 // Stuck implements payment.Store.
 func (s *payments) Stuck(_ context.Context, states []payment.State, age time.Duration, limit int) ([]payment.Payment, error) {
-	before := micros(s.clock()).Add(-age)
+	before := micros(s.outbox.clock()).Add(-age)
 	out := s.list(func(p payment.Payment) bool { return !p.UpdatedAt.After(before) && slices.Contains(states, p.State) },
 		func(p payment.Payment) time.Time { return p.UpdatedAt })
+	return out[:min(len(out), max(limit, 0))], nil
+}
+
+// Decided implements payment.Store.
+func (s *payments) Decided(_ context.Context, after time.Time, age time.Duration, limit int) ([]payment.Payment, error) {
+	before := micros(s.outbox.clock()).Add(-age)
+	out := s.list(func(p payment.Payment) bool {
+		return p.UpdatedAt.After(micros(after)) && !p.UpdatedAt.After(before) &&
+			slices.Contains([]payment.State{payment.Captured, payment.Declined, payment.Refunded}, p.State)
+	}, func(p payment.Payment) time.Time { return p.UpdatedAt })
 	return out[:min(len(out), max(limit, 0))], nil
 }
 
@@ -296,7 +357,7 @@ func (s *payments) Audit(context.Context) ([]audit.Check, error) {
 		switch p.State {
 		case payment.Requested, payment.Charging, payment.Unknown, payment.Refunding:
 			moving++
-			if p.UpdatedAt.Before(micros(s.clock()).Add(-payment.ProbeBound)) {
+			if p.UpdatedAt.Before(micros(s.outbox.clock()).Add(-payment.ProbeBound)) {
 				late++
 			}
 		}

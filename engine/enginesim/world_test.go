@@ -8,6 +8,8 @@ import (
 	"flashsale/inventory"
 	"flashsale/payment"
 	"flashsale/payment/simprovider"
+	"flashsale/reservation"
+	"flashsale/transport"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -63,6 +65,7 @@ type weather struct {
 	delay                    int // of messages: they take seconds, not a moment
 	slow                     int // of the choices of a commit: another call goes first
 	redeliver                int // of messages
+	forget                   int // of steps: the queue loses every message in it
 	async, remote            bool
 	shards, limit, stock     int
 	processes, shoppers      int
@@ -76,7 +79,7 @@ func newWeather(rng *rand.Rand) weather {
 		}
 		return 1 + rng.IntN(most)
 	}
-	return weather{
+	v := weather{
 		lost: often(40), after: often(40), twice: often(120), late: often(40),
 		crash: often(12), wipe: often(8), stale: often(8), away: often(5), jump: often(15), delay: often(150), slow: often(950), redeliver: often(150),
 		async: rng.IntN(2) == 0, remote: rng.IntN(2) == 0,
@@ -84,6 +87,11 @@ func newWeather(rng *rand.Rand) weather {
 		processes: 1 + rng.IntN(3), shoppers: 6 + rng.IntN(10),
 		methods: simprovider.Faults{Decline: 0.1, Timeout: 0.1, LostReply: 0.1, Seed: rng.Uint64()},
 	}
+	// What was accepted is in the queue and at the gate: one of them may lose everything, not both at once.
+	if v.async && rng.IntN(2) == 0 {
+		v.forget, v.wipe, v.stale, v.away = 1+rng.IntN(8), 0, 0, 0
+	}
+	return v
 }
 
 // call is a call to an adapter that waits for the scheduler.
@@ -351,6 +359,8 @@ func (w *world) trouble() bool {
 			}
 		}
 		return false
+	case w.chance(w.weather.forget):
+		w.forget()
 	case w.chance(w.weather.wipe):
 		w.note("shard %d restarts empty", shard)
 		w.gate.restart(shard, false)
@@ -371,6 +381,21 @@ func (w *world) trouble() bool {
 	}
 	w.look()
 	return true
+}
+
+// forget empties the queue, but for what the catalogue says, which is not part of this. A message that
+// is being handled is no longer in it, and will not come back.
+func (w *world) forget() {
+	w.queue = slices.DeleteFunc(w.queue, func(m *message) bool {
+		if m.envelope.Source == transport.Catalog {
+			return false
+		}
+		if !m.out {
+			w.note("the queue loses m%d: %s %s", m.n, m.envelope.Type, short(m.envelope.Subject))
+			w.saw("lost by the queue: " + m.envelope.Type)
+		}
+		return true
+	})
 }
 
 // level is what could be taken from a shard from a step on.
@@ -441,6 +466,7 @@ const (
 	termsAge  = 250 * time.Millisecond
 	patience  = 3 * time.Second
 	probeAge  = 4 * time.Second
+	sweepAge  = 6 * time.Second
 	stepBound = 15 * time.Second
 	// restWithin is how long the engine may take to come to rest when nothing breaks any more.
 	restWithin = time.Minute
@@ -555,6 +581,15 @@ func (w *world) quiet() string {
 	for _, r := range w.ledger.reservations {
 		if r.State == "held" || r.State == "paying" {
 			return "a reservation is still " + string(r.State)
+		}
+	}
+	for _, r := range w.ledger.reservations {
+		least := 1
+		if r.State == reservation.Refunded {
+			least = 2
+		}
+		if o, ok := w.orders.rows[r.ID]; r.State != reservation.Refused && (!ok || o.State.Rank() < least) {
+			return "an order is behind its reservation, which is " + string(r.State)
 		}
 	}
 	for _, p := range w.payments.rows {

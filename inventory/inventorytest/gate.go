@@ -249,6 +249,7 @@ func gateOverdue(t *testing.T, g Gate) {
 	for i, after := range []time.Duration{3, 1, 2, 9} {
 		k := take(b, 1, user(i), i+1)
 		k.Deadline = epoch0.Add(after * time.Second)
+		k.Note = []string{"", `{"k":"a b \"c\" ü"}`, "", "never due"}[i] // comes back as it was, spaces too
 		_, err := g.Take(t.Context(), k)
 		must(t, err)
 		takes = append(takes, k)
@@ -257,7 +258,7 @@ func gateOverdue(t *testing.T, g Gate) {
 	must(t, err)
 	want := []inventory.Pending{}
 	for _, i := range []int{1, 2, 0} {
-		want = append(want, inventory.Pending{TakeRef: ref(takes[i]), User: takes[i].User, Qty: takes[i].Qty, Deadline: takes[i].Deadline})
+		want = append(want, inventory.Pending{TakeRef: ref(takes[i]), User: takes[i].User, Qty: takes[i].Qty, Deadline: takes[i].Deadline, Note: takes[i].Note})
 	}
 	if !slices.Equal(due, want) {
 		t.Fatalf("overdue %+v\nwant %+v", due, want)

@@ -22,6 +22,7 @@ type Ledger interface {
 	inventory.Sales
 	inventory.Books
 	inventory.Balance
+	inventory.History
 	inventory.Auditor
 	transport.Outbox
 }
@@ -59,6 +60,7 @@ func ExerciseLedger(t *testing.T, open func(t *testing.T) LedgerUnderTest) {
 		"status by revision":                        ledgerStatus,
 		"the outbox has what was said":              ledgerOutbox,
 		"statement":                                 ledgerStatement,
+		"the history, behind and in pages":          ledgerHistory,
 		"a crowd on all shards stays in its limits": ledgerCrowd,
 		"the audit finds what is wrong":             ledgerAudit,
 		"what is not there":                         ledgerNothing,

@@ -33,6 +33,7 @@ type pending struct {
 	user     id.ID
 	qty      int
 	deadline time.Time
+	note     string
 }
 
 // New returns an empty gate of so many shards: every bucket is closed until it is installed.
@@ -83,7 +84,7 @@ func (g *Gate) Take(_ context.Context, t inventory.Take) (inventory.Taken, error
 	}
 	k.available -= int64(t.Qty)
 	k.users[t.User] = has + t.Qty
-	k.pending[t.ID] = pending{user: t.User, qty: t.Qty, deadline: t.Deadline}
+	k.pending[t.ID] = pending{user: t.User, qty: t.Qty, deadline: t.Deadline, note: t.Note}
 	taken.Available = k.available
 	return taken, nil
 }
@@ -202,7 +203,7 @@ func (g *Gate) Overdue(_ context.Context, b inventory.BucketID, now time.Time, l
 	for take, p := range k.pending {
 		if !p.deadline.After(now) {
 			due = append(due, inventory.Pending{
-				TakeRef: inventory.TakeRef{ID: take, Bucket: b, Epoch: k.epoch}, User: p.user, Qty: p.qty, Deadline: p.deadline,
+				TakeRef: inventory.TakeRef{ID: take, Bucket: b, Epoch: k.epoch}, User: p.user, Qty: p.qty, Deadline: p.deadline, Note: p.note,
 			})
 		}
 	}

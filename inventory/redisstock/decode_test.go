@@ -15,7 +15,8 @@ func FuzzPending(f *testing.F) {
 	f.Add(take, "2 "+user+" 1763719200000")
 	f.Add(take, "1 00000000-0000-0000-0000-000000000000 0") // of a transfer: nobody's
 	f.Add(take, "1 "+user)
-	f.Add(take, "1 "+user+" 1 1")
+	f.Add(take, "1 "+user+" 1 {\"key\":\"a b\"}")
+	f.Add(take, "1 "+user+" 1 ")
 	f.Add(take, "1.5 "+user+" 1")
 	f.Add(take, "99999999999999999999 "+user+" 1")
 	f.Add("no take", "1 "+user+" 1")
@@ -31,6 +32,9 @@ func FuzzPending(f *testing.F) {
 			t.Fatalf("take %q is read as %s", take, p.ID)
 		}
 		written := strconv.Itoa(p.Qty) + " " + p.User.String() + " " + strconv.FormatInt(p.Deadline.UnixMilli(), 10)
+		if p.Note != "" {
+			written += " " + p.Note
+		}
 		again, err := parsePending(p.ID.String(), written)
 		if err != nil || again != p {
 			t.Fatalf("%q is read as %+v, and %q as %+v, %v", record, p, written, again, err)

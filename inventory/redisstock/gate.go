@@ -338,7 +338,7 @@ func (g *Gate) takeGroup(ctx context.Context, s *shard, group []inventory.Take) 
 			calls = append(calls, call{"take", []string{k.meta, k.pending, k.due, k.usersOf(t.Epoch)}, []any{t.Epoch, int64(g.opts.TTL.Seconds())}})
 			asked = append(asked, nil)
 		}
-		calls[c].args = append(calls[c].args, t.ID.String(), t.User.String(), t.Qty, t.Limit, t.Deadline.UnixMilli())
+		calls[c].args = append(calls[c].args, t.ID.String(), t.User.String(), t.Qty, t.Limit, t.Deadline.UnixMilli(), t.Note)
 		asked[c] = append(asked[c], i)
 	}
 	out := make([]answer, len(group))
@@ -558,8 +558,8 @@ func (g *Gate) Overdue(ctx context.Context, b inventory.BucketID, now time.Time,
 func parsePending(take, record string) (inventory.Pending, error) {
 	var p inventory.Pending
 	var err error
-	fields := strings.Fields(record)
-	if len(fields) != 3 {
+	fields := strings.SplitN(record, " ", 4) // a record of a take with a note has it at the end
+	if len(fields) < 3 {
 		return p, fmt.Errorf("redisstock: pending record %q of take %q", record, take)
 	}
 	if p.ID, err = id.Parse(take); err != nil {
@@ -576,5 +576,8 @@ func parsePending(take, record string) (inventory.Pending, error) {
 		return p, fmt.Errorf("redisstock: deadline %q: %w", fields[2], err)
 	}
 	p.Deadline = time.UnixMilli(ms).UTC()
+	if len(fields) == 4 {
+		p.Note = fields[3]
+	}
 	return p, nil
 }

@@ -34,6 +34,7 @@ func ExerciseStore(t *testing.T, open func(t *testing.T) StoreUnderTest) {
 	for name, test := range map[string]func(*testing.T, *box){
 		"a message is kept":                storeKept,
 		"an event is told once":            storeOnce,
+		"events without a message":         storeMissing,
 		"the longest due come first":       storeDue,
 		"a lease is one worker's":          storeLease,
 		"sent and failed are the end":      storeDone,
@@ -333,4 +334,20 @@ func storeNothing(t *testing.T, b *box) {
 	got, err := b.Of(t.Context(), shopper(1), 5)
 	must(t, err)
 	wantSame(t, got, []notification.Message{})
+}
+
+func storeMissing(t *testing.T, b *box) {
+	there, failed := b.add(b.message(0)), b.add(b.message(0))
+	failed.State = notification.Failed
+	must(t, b.Record(t.Context(), failed))
+	one, two := id.Derive("one"), id.Derive("two")
+	got, err := b.Missing(t.Context(), []id.ID{one, there.ID, two, failed.ID})
+	must(t, err)
+	slices.SortFunc(got, func(a, b id.ID) int { return slices.Compare(a[:], b[:]) })
+	want := []id.ID{one, two}
+	slices.SortFunc(want, func(a, b id.ID) int { return slices.Compare(a[:], b[:]) })
+	wantSame(t, got, want)
+	if got, err := b.Missing(t.Context(), []id.ID{there.ID}); err != nil || len(got) != 0 {
+		t.Fatalf("of one that is there: %v, %v", got, err)
+	}
 }

@@ -52,6 +52,19 @@ func (s *Store) Add(ctx context.Context, m notification.Message) error {
 	return nil
 }
 
+// Missing implements notification.Store.
+func (s *Store) Missing(ctx context.Context, events []id.ID) ([]id.ID, error) {
+	rows, err := s.pool.Query(ctx, `SELECT e FROM unnest($1::uuid[]) AS e WHERE NOT EXISTS (SELECT FROM message m WHERE m.id = e)`, events)
+	if err != nil {
+		return nil, fmt.Errorf("notification: missing: %w", err)
+	}
+	out, err := pgx.CollectRows(rows, pgx.RowTo[id.ID])
+	if err != nil {
+		return nil, fmt.Errorf("notification: missing: %w", err)
+	}
+	return out, nil
+}
+
 // Lease implements notification.Store.
 func (s *Store) Lease(ctx context.Context, limit int, lease time.Duration) ([]notification.Message, error) {
 	out, err := s.list(ctx, `WITH due AS (

@@ -69,6 +69,21 @@ func (s *Store) Add(ctx context.Context, m notification.Message) error {
 	return nil
 }
 
+// Missing implements notification.Store.
+func (s *Store) Missing(ctx context.Context, events []id.ID) ([]id.ID, error) {
+	var out []id.ID
+	for _, v := range events {
+		var there bool
+		if err := s.db.Read.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM message WHERE id = ?)`, v[:]).Scan(&there); err != nil {
+			return nil, fmt.Errorf("notification: missing: %w", err)
+		}
+		if !there {
+			out = append(out, v)
+		}
+	}
+	return out, nil
+}
+
 // Lease implements notification.Store.
 func (s *Store) Lease(ctx context.Context, limit int, lease time.Duration) ([]notification.Message, error) {
 	var out []notification.Message

@@ -10,6 +10,7 @@ import (
 	"flashsale/transport"
 	"flashsale/transport/transporttest"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"reflect"
 	"slices"
@@ -45,6 +46,7 @@ func Exercise(t *testing.T, open func(t *testing.T) StoreUnderTest) {
 		"a group is made whole or not at all": storeAtomic,
 		"an order checks out its cart":        storeCheckout,
 		"the newest first, page by page":      storeList,
+		"the states of many":                  storeStates,
 		"a cart's lines":                      cartLines,
 		"what a cart refuses":                 cartRefuses,
 		"a crowd on one cart":                 cartCrowd,
@@ -512,4 +514,26 @@ func storeNothing(t *testing.T, s *shop) {
 			t.Errorf("%s of nothing: %d, %v", what, got, err)
 		}
 	}
+}
+
+func storeStates(t *testing.T, s *shop) {
+	want := map[id.ID]order.State{}
+	asked := []id.ID{id.Derive("nobody's")}
+	var changes []order.Change
+	for n := range 1200 { // more than one statement takes
+		o := s.fresh(n, 1)
+		state := []order.State{order.Open, order.Confirmed, order.Cancelled}[n%3]
+		changes = append(changes, in(o, state))
+		want[o.ID], asked = state, append(asked, o.ID)
+	}
+	other := s.fresh(1, 1)
+	s.apply(append(changes, in(other, order.Open))...)
+	got, err := s.States(t.Context(), asked)
+	if err != nil || !maps.Equal(got, want) {
+		t.Fatalf("%d states, %v; want %d", len(got), err, len(want))
+	}
+	if got, err := s.States(t.Context(), nil); err != nil || len(got) != 0 {
+		t.Fatalf("of none: %v, %v", got, err)
+	}
+	s.said()
 }

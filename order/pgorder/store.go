@@ -28,11 +28,14 @@ var Migrations, _ = fs.Sub(files, "migrations")
 // Store implements order's contracts on PostgreSQL.
 type Store struct {
 	postgres.Outbox
+	postgres.Places
 	pool *pgxpool.Pool
 }
 
 // New returns the store of a migrated database.
-func New(pool *pgxpool.Pool) *Store { return &Store{Outbox: postgres.NewOutbox(pool), pool: pool} }
+func New(pool *pgxpool.Pool) *Store {
+	return &Store{Outbox: postgres.NewOutbox(pool), Places: postgres.NewPlaces(pool), pool: pool}
+}
 
 const selectOrders = `SELECT id, user_id, sale, sku, qty, price, total, currency, state, reason, payment, cart, created_at, updated_at, expires_at FROM orders`
 
@@ -190,6 +193,21 @@ func (s *Store) Find(ctx context.Context, oid id.ID) (order.Order, error) {
 		return o, fmt.Errorf("order: find: %w", err)
 	}
 	return o, nil
+}
+
+// States implements order.Store.
+func (s *Store) States(ctx context.Context, orders []id.ID) (map[id.ID]order.State, error) {
+	rows, err := s.pool.Query(ctx, `SELECT id, state FROM orders WHERE id = ANY($1::uuid[])`, orders)
+	if err != nil {
+		return nil, fmt.Errorf("order: states: %w", err)
+	}
+	states := make(map[id.ID]order.State, len(orders))
+	var v id.ID
+	var state order.State
+	if _, err := pgx.ForEachRow(rows, []any{&v, &state}, func() error { states[v] = state; return nil }); err != nil {
+		return nil, fmt.Errorf("order: states: %w", err)
+	}
+	return states, nil
 }
 
 // List implements order.Store.

@@ -13,6 +13,8 @@ import (
 	"flashsale/transport"
 	"fmt"
 	"io/fs"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -25,13 +27,14 @@ var Migrations, _ = fs.Sub(files, "migrations")
 // Store implements order's contracts on a SQLite file.
 type Store struct {
 	sqlite.Outbox
+	sqlite.Places
 	db    *sqlite.DB
 	clock func() time.Time
 }
 
 // New returns the store of a migrated file, on this clock.
 func New(db *sqlite.DB, clock func() time.Time) *Store {
-	return &Store{Outbox: sqlite.NewOutbox(db, clock), db: db, clock: clock}
+	return &Store{Outbox: sqlite.NewOutbox(db, clock), Places: sqlite.NewPlaces(db, clock), db: db, clock: clock}
 }
 
 const columns = `id, user_id, sale, sku, qty, price, total, currency, state, reason, payment, cart, created_at, updated_at, expires_at`
@@ -115,6 +118,37 @@ func (s *Store) Find(ctx context.Context, oid id.ID) (order.Order, error) {
 		return o, fmt.Errorf("order: find: %w", err)
 	}
 	return o, nil
+}
+
+// States implements order.Store.
+func (s *Store) States(ctx context.Context, orders []id.ID) (map[id.ID]order.State, error) {
+	states := make(map[id.ID]order.State, len(orders))
+	for part := range slices.Chunk(orders, 500) {
+		args := make([]any, len(part))
+		for i, v := range part {
+			args[i] = v[:]
+		}
+		err := func() error {
+			rows, err := s.db.Read.QueryContext(ctx, `SELECT id, state FROM orders WHERE id IN (`+strings.TrimSuffix(strings.Repeat("?,", len(part)), ",")+`)`, args...)
+			if err != nil {
+				return err
+			}
+			defer func() { _ = rows.Close() }()
+			for rows.Next() {
+				var v []byte
+				var state order.State
+				if err := rows.Scan(&v, &state); err != nil {
+					return err
+				}
+				states[id.ID(v)] = state
+			}
+			return rows.Err()
+		}()
+		if err != nil {
+			return nil, fmt.Errorf("order: states: %w", err)
+		}
+	}
+	return states, nil
 }
 
 // List implements order.Store.

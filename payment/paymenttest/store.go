@@ -45,6 +45,7 @@ func Exercise(t *testing.T, open func(t *testing.T) StoreUnderTest) {
 		"a move and its news, or none":   storeAtomic,
 		"the payments of an order":       storeForOrder,
 		"what is stuck":                  storeStuck,
+		"what is decided":                storeDecided,
 		"a crowd on the same payments":   storeCrowd,
 		"the outbox has what was said":   storeOutbox,
 		"statement":                      storeStatement,
@@ -518,5 +519,39 @@ func storeValues(t *testing.T, s *till) {
 		if got, err := s.PutCharge(t.Context(), c); err != nil || got != c || p.Amount != amount {
 			t.Fatalf("%+v, %+v, %v", p, got, err)
 		}
+	}
+}
+
+func storeDecided(t *testing.T, s *till) {
+	at := map[payment.State]payment.Payment{}
+	for n, state := range states() {
+		p := s.to(s.begin(s.fresh()), state)
+		s.Backdate(t, p.ID, time.Duration(10-n)*time.Hour)
+		p, err := s.Find(t.Context(), p.ID)
+		must(t, err)
+		at[state] = p
+	}
+	captured, declined, refunded := at[payment.Captured], at[payment.Declined], at[payment.Refunded] // 7, 6 and 3 hours old
+	for _, c := range []struct {
+		after time.Time
+		age   time.Duration
+		limit int
+		want  []payment.Payment
+	}{
+		{time.UnixMicro(0), 0, 100, []payment.Payment{captured, declined, refunded}},
+		{time.UnixMicro(0), 0, 2, []payment.Payment{captured, declined}},
+		{time.UnixMicro(0), 5 * time.Hour, 100, []payment.Payment{captured, declined}},
+		{captured.UpdatedAt, 0, 100, []payment.Payment{declined, refunded}},
+		{captured.UpdatedAt.Add(-time.Microsecond), 0, 1, []payment.Payment{captured}},
+		{refunded.UpdatedAt, 0, 100, nil},
+		{time.UnixMicro(0), 0, 0, nil},
+	} {
+		got, err := s.Decided(t.Context(), c.after, c.age, c.limit)
+		if err != nil || !slices.Equal(got, c.want) {
+			t.Errorf("after %s for %s, at most %d: %+v, %v\nwant %+v", c.after, c.age, c.limit, got, err, c.want)
+		}
+	}
+	for _, p := range at { // the audit wants an end of everything
+		s.to(p, payment.Declined)
 	}
 }

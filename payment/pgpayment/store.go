@@ -27,11 +27,14 @@ var Migrations, _ = fs.Sub(files, "migrations")
 // Store implements payment's contracts on PostgreSQL.
 type Store struct {
 	postgres.Outbox
+	postgres.Places
 	pool *pgxpool.Pool
 }
 
 // New returns the store of a migrated database.
-func New(pool *pgxpool.Pool) *Store { return &Store{Outbox: postgres.NewOutbox(pool), pool: pool} }
+func New(pool *pgxpool.Pool) *Store {
+	return &Store{Outbox: postgres.NewOutbox(pool), Places: postgres.NewPlaces(pool), pool: pool}
+}
 
 const (
 	columns        = `id, order_id, user_id, amount, currency, method, fingerprint, state, reason, provider_ref, trace, created_at, updated_at`
@@ -164,6 +167,16 @@ func (s *Store) Stuck(ctx context.Context, states []payment.State, age time.Dura
 		states, age.Seconds(), max(limit, 0))
 	if err != nil {
 		return nil, fmt.Errorf("payment: stuck: %w", err)
+	}
+	return out, nil
+}
+
+// Decided implements payment.Store.
+func (s *Store) Decided(ctx context.Context, after time.Time, age time.Duration, limit int) ([]payment.Payment, error) {
+	out, err := s.list(ctx, selectPayments+` WHERE state IN ('captured', 'declined', 'refunded') AND updated_at > $1 AND updated_at <= now() - make_interval(secs => $2)
+		ORDER BY updated_at, id LIMIT $3`, after, age.Seconds(), max(limit, 0))
+	if err != nil {
+		return nil, fmt.Errorf("payment: decided: %w", err)
 	}
 	return out, nil
 }

@@ -26,13 +26,14 @@ var Migrations, _ = fs.Sub(files, "migrations")
 // Store implements payment's contracts on a SQLite file.
 type Store struct {
 	sqlite.Outbox
+	sqlite.Places
 	db    *sqlite.DB
 	clock func() time.Time
 }
 
 // New returns the store of a migrated file, on this clock.
 func New(db *sqlite.DB, clock func() time.Time) *Store {
-	return &Store{Outbox: sqlite.NewOutbox(db, clock), db: db, clock: clock}
+	return &Store{Outbox: sqlite.NewOutbox(db, clock), Places: sqlite.NewPlaces(db, clock), db: db, clock: clock}
 }
 
 func (s *Store) now() time.Time { return s.clock().UTC().Truncate(time.Microsecond) }
@@ -172,6 +173,16 @@ func (s *Store) Stuck(ctx context.Context, states []payment.State, age time.Dura
 	out, err := s.list(ctx, selectPayments+` WHERE updated_at <= ? AND state IN (`+marks+`) ORDER BY updated_at, id LIMIT ?`, append(args, max(limit, 0))...) // a negative LIMIT is none at all
 	if err != nil {
 		return nil, fmt.Errorf("payment: stuck: %w", err)
+	}
+	return out, nil
+}
+
+// Decided implements payment.Store.
+func (s *Store) Decided(ctx context.Context, after time.Time, age time.Duration, limit int) ([]payment.Payment, error) {
+	out, err := s.list(ctx, selectPayments+` WHERE state IN ('captured', 'declined', 'refunded') AND updated_at > ? AND updated_at <= ? ORDER BY updated_at, id LIMIT ?`,
+		sqlite.Micros(after), sqlite.Micros(s.now().Add(-age)), max(limit, 0))
+	if err != nil {
+		return nil, fmt.Errorf("payment: decided: %w", err)
 	}
 	return out, nil
 }

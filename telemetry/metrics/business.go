@@ -94,6 +94,7 @@ type Orders interface {
 	order.Carts
 	order.Auditor
 	transport.Outbox
+	transport.Places
 }
 
 // Ordered measures an order store.
@@ -131,6 +132,7 @@ type Payments interface {
 	payment.Store
 	payment.Auditor
 	transport.Outbox
+	transport.Places
 }
 
 // Paid measures a payment store.

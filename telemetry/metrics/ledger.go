@@ -51,6 +51,7 @@ type Ledger interface {
 	inventory.Sales
 	inventory.Books
 	inventory.Balance
+	inventory.History
 	inventory.Auditor
 	transport.Outbox
 }

@@ -1,11 +1,11 @@
 -- Take units of one bucket, for a group of shoppers, in order.
 -- KEYS  1 meta  2 pending  3 due  4 users of the epoch
--- ARGV  1 epoch  2 time to live, s; then for each take: take, user, quantity, limit per shopper (0 none), deadline, ms
+-- ARGV  1 epoch  2 time to live, s; then for each take: take, user, quantity, limit per shopper (0 none), deadline, ms, note
 -- Answer for each take {code, units the shopper had, available}, flat: 0 taken, 1 short, 2 limit, 3 fenced, 4 closed.
 -- Safe to run twice: a take that is pending is answered the same again. Everything is checked before
 -- the first write, because a script that fails half-way is not rolled back.
 local m = redis.call('HMGET', KEYS[1], 'run', 'epoch', 'avail')
-local n = (#ARGV - 2) / 5
+local n = (#ARGV - 2) / 6
 local out = {}
 local closed = m[1] ~= RUN and 4 or m[2] ~= ARGV[1] and 3
 if closed then
@@ -13,15 +13,15 @@ if closed then
   return out
 end
 local takes, users = {}, {}
-for i = 1, n do takes[i], users[i] = ARGV[5 * i - 2], ARGV[5 * i - 1] end
+for i = 1, n do takes[i], users[i] = ARGV[6 * i - 3], ARGV[6 * i - 2] end
 local known = redis.call('HMGET', KEYS[2], unpack(takes))
 local counts = redis.call('HMGET', KEYS[4], unpack(users))
 local has, gained, seen, records, due, sum = {}, {}, {}, {}, {}, 0
 local avail = tonumber(m[3])
 for i = 1, n do has[users[i]] = tonumber(counts[i] or '0') end
 for i = 1, n do
-  local take, user, deadline = takes[i], users[i], ARGV[5 * i + 2]
-  local qty, limit, had = tonumber(ARGV[5 * i]), tonumber(ARGV[5 * i + 1]), has[user]
+  local take, user, deadline, note = takes[i], users[i], ARGV[6 * i + 1], ARGV[6 * i + 2]
+  local qty, limit, had = tonumber(ARGV[6 * i - 1]), tonumber(ARGV[6 * i]), has[user]
   local code = 0
   if known[i] or seen[take] then
     had = had - qty
@@ -33,7 +33,7 @@ for i = 1, n do
     avail, sum, seen[take] = avail - qty, sum + qty, true
     has[user], gained[user] = had + qty, (gained[user] or 0) + qty
     records[#records + 1] = take
-    records[#records + 1] = ARGV[5 * i] .. ' ' .. user .. ' ' .. deadline
+    records[#records + 1] = ARGV[6 * i - 1] .. ' ' .. user .. ' ' .. deadline .. (note ~= '' and ' ' .. note or '')
     due[#due + 1] = deadline
     due[#due + 1] = take
   end
