@@ -21,7 +21,6 @@ func (a *app) openTracing(ctx context.Context) error {
 	}
 	a.trace, err = tracing.New(tracing.Options{
 		Export: export, Ratio: a.cfg.TraceRatio, Slow: a.cfg.TraceSlow, Instance: a.instance(), Wiring: string(a.cfg.Mode),
-		Clock: a.clock,
 	})
 	if err != nil {
 		return err
@@ -56,11 +55,21 @@ func (c *Config) serviceOf(path string) transport.Service {
 	path = strings.TrimPrefix(path, "/api/v1/")
 	path = strings.TrimPrefix(path, "admin/")
 	head, rest, _ := strings.Cut(path, "/")
-	role := map[string]string{
-		"auth": "account", "products": "catalog", "sales": "catalog", "carts": "order", "orders": "order", "payments": "payment", "reservations": "reservation",
-	}[head]
-	if head == "orders" && (strings.HasSuffix(rest, "/payments") || strings.HasSuffix(rest, "/refund")) {
+	role := ""
+	switch head {
+	case "reservations":
+		role = "reservation"
+	case "products", "sales":
+		role = "catalog"
+	case "carts", "orders":
+		role = "order"
+		if strings.HasSuffix(rest, "/payments") || strings.HasSuffix(rest, "/refund") {
+			role = "payment"
+		}
+	case "payments":
 		role = "payment"
+	case "auth":
+		role = "account"
 	}
 	if !c.has(role) {
 		role = c.Roles[max(0, slices.IndexFunc(c.Roles, func(r string) bool { return r != "console" }))]

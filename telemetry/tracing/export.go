@@ -27,7 +27,7 @@ const (
 )
 
 // OTLP returns an exporter to an OTLP receiver over HTTP, such as http://127.0.0.1:4318. Without a path
-// in its URL it posts to /v1/traces. Headers and certificates come from the standard variables
+// in its URL it posts to /v1/traces. Headers, certificates and compression (none by default) come from the standard variables
 // OTEL_EXPORTER_OTLP_….
 func OTLP(ctx context.Context, endpoint string, log *slog.Logger) (sdktrace.SpanExporter, error) {
 	u, err := url.Parse(endpoint)
@@ -37,8 +37,7 @@ func OTLP(ctx context.Context, endpoint string, log *slog.Logger) (sdktrace.Span
 	if u.Path == "" || u.Path == "/" {
 		u.Path = "/v1/traces"
 	}
-	e, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(u.String()), otlptracehttp.WithTimeout(exportBound),
-		otlptracehttp.WithCompression(otlptracehttp.GzipCompression), otlptracehttp.WithRetry(otlptracehttp.RetryConfig{}))
+	e, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(u.String()), otlptracehttp.WithTimeout(exportBound), otlptracehttp.WithRetry(otlptracehttp.RetryConfig{}))
 	if err != nil {
 		return nil, fmt.Errorf("tracing: %w", err)
 	}
@@ -90,6 +89,10 @@ func New(opts Options) (*Tracer, error) {
 	if opts.Wiring == "async" {
 		t.sends, t.handles = trace.SpanKindProducer, trace.SpanKindConsumer
 	}
+	t.start = time.Now()
+	if opts.Clock != nil {
+		t.start = opts.Clock()
+	}
 	for i := range t.live {
 		t.live[i].spans = map[trace.SpanID]*Span{}
 	}
@@ -130,17 +133,24 @@ func (t *Tracer) export(s *Span) {
 			TraceID: s.rec.trace, SpanID: s.parent, TraceFlags: trace.FlagsSampled, Remote: s.remote,
 		}))
 	}
-	if s.first && s.rec.facts.Request != "" {
-		s.set(attribute.String("request.id", s.rec.facts.Request))
+	if in := s.rec.in; s.first && s.status != 0 {
+		s.set(attribute.String("http.request.method", in.Method), attribute.String("http.route", s.what), attribute.String("url.path", clip(in.Path)),
+			attribute.Int("http.response.status_code", s.status), attribute.String("request.id", in.Request))
 	}
 	if !s.message.IsZero() {
 		s.set(attribute.String("flashsale.subject", s.subject.String()), attribute.String("messaging.message.id", s.message.String()))
 	}
-	_, span := tracer.Start(ctx, strings.TrimSuffix(s.verb+" "+s.what, " "), trace.WithTimestamp(s.began), trace.WithSpanKind(s.kind), trace.WithAttributes(s.attrs...), trace.WithLinks(s.links...))
+	// Told by the clock of now: it may have been set since the tracer's start.
+	clock, since := time.Now(), s.rec.t.now()
+	if t.opts.Clock != nil {
+		clock = t.opts.Clock()
+	}
+	at := func(d time.Duration) time.Time { return clock.Add(d - since) }
+	_, span := tracer.Start(ctx, strings.TrimSuffix(s.verb+" "+s.what, " "), trace.WithTimestamp(at(s.began)), trace.WithSpanKind(s.kind), trace.WithAttributes(s.attrs...), trace.WithLinks(s.links...))
 	if s.failure != "" {
 		span.SetStatus(codes.Error, s.failure)
 	}
-	span.End(trace.WithTimestamp(s.ended))
+	span.End(trace.WithTimestamp(at(s.ended)))
 }
 
 type idsKey struct{}

@@ -31,11 +31,9 @@ func (t *Tracer) Request(ctx context.Context, in Incoming) (context.Context, str
 	}
 	p.sampled = t.chosen(p.trace)
 	s := t.open(ctx, p, in.Service, in.Method, "", trace.SpanKindServer)
-	s.rec.facts.Request = in.Request
-	return s, s.traceParent(), func(route string, status int) {
-		s.what = route
-		s.set(attribute.String("http.request.method", in.Method), attribute.String("http.route", route), attribute.String("url.path", clip(in.Path)),
-			attribute.Int("http.response.status_code", status))
+	s.rec.in = in
+	return s, s.named(), func(route string, status int) {
+		s.what, s.status = route, status
 		if status >= 500 {
 			s.end("answered " + strconv.Itoa(status))
 			return
@@ -66,7 +64,7 @@ func (d traced) Send(ctx context.Context, to transport.Service, e transport.Enve
 	s := d.t.step(ctx, e.TraceParent, e.Source, "send", e.Type, d.t.sends)
 	s.subject, s.message = e.Subject, e.ID
 	s.set(attribute.String("messaging.destination.name", string(to)))
-	e.TraceParent = s.traceParent()
+	e.TraceParent = s.named()
 	receipt, err := d.Transport.Send(s, to, e)
 	s.set(attribute.Bool("flashsale.decided", receipt.Decided))
 	s.end(failure(err))
@@ -80,7 +78,7 @@ func (d traced) Handle(to transport.Service, h transport.Handler) {
 		s.subject, s.message = e.Subject, e.ID
 		d.t.enter(s)
 		defer d.t.leave(s)
-		e.TraceParent = s.traceParent() // the events that follow say this one as their cause
+		e.TraceParent = s.named() // the events that follow say this one as their cause
 		events, err := h(s, e)
 		s.end(failure(err))
 		return events, err
@@ -92,7 +90,7 @@ func (d traced) Handle(to transport.Service, h transport.Handler) {
 func (t *Tracer) Ask(ctx context.Context, to transport.Service, q transport.Question, next func(context.Context, transport.Service, transport.Question) (json.RawMessage, error)) (json.RawMessage, error) {
 	ctx, s := part(ctx, "ask", q.Name)
 	if s != nil {
-		q.TraceParent = s.traceParent()
+		q.TraceParent = s.named()
 	}
 	b, err := next(ctx, to, q)
 	s.end(failure(err))

@@ -15,6 +15,7 @@ import (
 	"flashsale/transport"
 	"hash/fnv"
 	"math/rand/v2"
+	"strconv"
 	"sync"
 	"time"
 
@@ -26,18 +27,19 @@ import (
 // Options are what a Tracer needs. Export must be set; zero bounds mean their default.
 type Options struct {
 	Export   sdktrace.SpanExporter
-	Ratio    float64       // share of the traces kept from the first service on, 0 to 1
-	Slow     time.Duration // a request or step that takes as long is kept; 0: none for being slow
-	Instance string        // tells apart the processes of a service
-	Wiring   string        // sync or async
-	Tails    int           // failed and slow ones kept, a second; 100
-	Clock    func() time.Time
+	Ratio    float64          // share of the traces kept from the first service on, 0 to 1
+	Slow     time.Duration    // a request or step that takes as long is kept; 0: none for being slow
+	Instance string           // tells apart the processes of a service
+	Wiring   string           // sync or async
+	Tails    int              // failed and slow ones kept, a second; 100
+	Clock    func() time.Time // for tests; the machine's
 }
 
 // Tracer records spans and exports those worth keeping. Close it when done. What a nil Tracer is asked
 // to decorate it returns as it is: off costs nothing.
 type Tracer struct {
 	opts    Options
+	start   time.Time // what a span's times are counted from
 	tracers map[transport.Service]trace.Tracer
 	batch   sdktrace.SpanProcessor
 	sends   trace.SpanKind // of an envelope: a call, or a message
@@ -61,7 +63,7 @@ const (
 type record struct {
 	t     *Tracer
 	trace trace.TraceID
-	facts logs.Facts
+	in    Incoming // what it is, for a request to the API
 
 	mu      sync.Mutex
 	sampled bool
@@ -85,14 +87,16 @@ type Span struct {
 	verb    string // with what, the name: put together when it is exported
 	what    string
 	kind    trace.SpanKind
-	began   time.Time
-	ended   time.Time
+	began   time.Duration // since the tracer's start
+	ended   time.Duration
+	status  int    // of a request's answer
+	text    string // the span as a W3C trace context, when it is named
 	failure string
 	subject id.ID // what an envelope is about: a reservation and order, a payment or a sale
 	message id.ID // the envelope
 	attrs   []attribute.KeyValue
 	links   []trace.Link
-	room    [4]attribute.KeyValue // of attrs, at first
+	room    [2]attribute.KeyValue // of attrs, at first
 }
 
 type spanKey struct{}
@@ -103,9 +107,7 @@ func (s *Span) Value(key any) any {
 	case spanKey:
 		return s
 	case logs.Key:
-		f := s.rec.facts
-		f.Trace = s.traceParent()
-		return f
+		return logs.Facts{Request: s.rec.in.Request, Trace: s.traceParent()}
 	}
 	return s.Context.Value(key)
 }
@@ -127,21 +129,32 @@ func parse(text string) (p parentOf, ok bool) {
 	if len(text) != 55 || text[:3] != "00-" || text[35] != '-' || text[52] != '-' {
 		return p, false
 	}
-	var flags [1]byte
-	for _, part := range []struct {
-		to   []byte
-		from string
-	}{{p.trace[:], text[3:35]}, {p.span[:], text[36:52]}, {flags[:], text[53:]}} {
-		if _, err := hex.Decode(part.to, []byte(part.from)); err != nil {
+	var words [4]uint64 // the trace's halves, the span, the flags
+	for i, part := range [...]string{text[3:19], text[19:35], text[36:52], text[53:]} {
+		var err error
+		if words[i], err = strconv.ParseUint(part, 16, 64); err != nil {
 			return parentOf{}, false
 		}
 	}
-	p.sampled = flags[0]&1 != 0
+	binary.BigEndian.PutUint64(p.trace[:8], words[0])
+	binary.BigEndian.PutUint64(p.trace[8:], words[1])
+	binary.BigEndian.PutUint64(p.span[:], words[2])
+	p.sampled = words[3]&1 != 0
 	return p, p.trace.IsValid() && p.span.IsValid()
+}
+
+// named returns the span's W3C trace context and keeps it. Whoever starts a span may call it, before
+// others know the span.
+func (s *Span) named() string {
+	s.text = s.traceParent()
+	return s.text
 }
 
 // traceParent writes the span as the W3C trace context of what follows from it.
 func (s *Span) traceParent() string {
+	if s.text != "" {
+		return s.text
+	}
 	var b [55]byte
 	copy(b[:], "00-")
 	hex.Encode(b[3:35], s.rec.trace[:])
@@ -184,6 +197,14 @@ func (t *Tracer) chosen(v trace.TraceID) bool {
 	return float64(x>>11)/(1<<53) < t.opts.Ratio
 }
 
+// now is the time since the tracer's start: half of what the time of day costs.
+func (t *Tracer) now() time.Duration {
+	if t.opts.Clock != nil {
+		return t.opts.Clock().Sub(t.start)
+	}
+	return time.Since(t.start)
+}
+
 // open starts the first span of a new record. Both are one allocation: most are never exported.
 func (t *Tracer) open(ctx context.Context, p parentOf, service transport.Service, verb, what string, kind trace.SpanKind) *Span {
 	if !p.trace.IsValid() {
@@ -197,7 +218,7 @@ func (t *Tracer) open(ctx context.Context, p parentOf, service transport.Service
 		rec: record{t: t, trace: p.trace, sampled: p.sampled},
 		span: Span{
 			Context: ctx, id: newSpanID(), parent: p.span, remote: true, first: true,
-			service: service, verb: verb, what: what, kind: kind, began: t.opts.Clock(),
+			service: service, verb: verb, what: what, kind: kind, began: t.now(),
 		},
 	}
 	v.span.rec = &v.rec
@@ -220,7 +241,7 @@ func (s *Span) below(ctx context.Context, service transport.Service, verb, what 
 		service = s.service
 	}
 	return &Span{
-		Context: ctx, rec: s.rec, id: newSpanID(), parent: s.id, service: service, verb: verb, what: what, kind: kind, began: s.rec.t.opts.Clock(),
+		Context: ctx, rec: s.rec, id: newSpanID(), parent: s.id, service: service, verb: verb, what: what, kind: kind, began: s.rec.t.now(),
 	}
 }
 
@@ -237,8 +258,13 @@ func part(ctx context.Context, verb, what string) (context.Context, *Span) {
 // step starts a span for a step of the flow whose cause travels as a W3C trace context: below the span
 // of ctx when that is of the same trace, otherwise in a record of its own, linked to the span of ctx.
 func (t *Tracer) step(ctx context.Context, cause string, service transport.Service, verb, what string, kind trace.SpanKind) *Span {
-	p, ok := parse(cause)
 	around := spanOf(ctx)
+	if around != nil && cause == around.text && cause != "" { // as in most steps
+		if s := around.below(ctx, service, verb, what, kind); s != nil {
+			return s
+		}
+	}
+	p, ok := parse(cause)
 	if around != nil && (!ok || p.trace == around.rec.trace) {
 		if s := around.below(ctx, service, verb, what, kind); s != nil {
 			return s
@@ -276,10 +302,10 @@ func (s *Span) end(failure string) {
 	if s == nil {
 		return
 	}
-	s.finish(failure, s.rec.t.opts.Clock())
+	s.finish(failure, s.rec.t.now())
 }
 
-func (s *Span) finish(failure string, at time.Time) {
+func (s *Span) finish(failure string, at time.Duration) {
 	r := s.rec
 	s.ended, s.failure = at, failure
 	r.mu.Lock()
@@ -303,7 +329,7 @@ func (s *Span) finish(failure string, at time.Time) {
 		return
 	}
 	r.done = true
-	slow := r.t.opts.Slow > 0 && at.Sub(s.began) >= r.t.opts.Slow
+	slow := r.t.opts.Slow > 0 && at-s.began >= r.t.opts.Slow
 	r.kept = r.sampled || (r.failed || slow) && r.t.tails.take(at)
 	keep, spans := r.kept, r.spans
 	r.spans = nil
@@ -359,13 +385,13 @@ type bucket struct {
 	mu   sync.Mutex
 	rate float64
 	left float64
-	at   time.Time
+	at   time.Duration
 }
 
-func (b *bucket) take(now time.Time) bool {
+func (b *bucket) take(now time.Duration) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.left = min(b.rate, b.left+b.rate*max(0, now.Sub(b.at).Seconds()))
+	b.left = min(b.rate, b.left+b.rate*max(0, (now-b.at).Seconds()))
 	b.at = now
 	if b.left < 1 {
 		return false

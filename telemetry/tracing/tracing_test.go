@@ -358,28 +358,3 @@ func TestEnvelopesCarryTheirSender(t *testing.T) {
 		}
 	}
 }
-
-func BenchmarkRequest(b *testing.B) {
-	for name, ratio := range map[string]float64{"0%": 0, "1%": 0.01, "100%": 1} {
-		b.Run(name, func(b *testing.B) {
-			t, err := New(Options{Export: tracetest.NewNoopExporter(), Ratio: ratio, Slow: time.Second, Clock: time.Now})
-			if err != nil {
-				b.Fatal(err)
-			}
-			defer func() { _ = t.Close(context.Background()) }()
-			bus := t.Transport(inproc.New())
-			bus.Handle(transport.Inventory, func(context.Context, transport.Envelope) ([]transport.Envelope, error) { return nil, nil })
-			e := transport.New("reservation.requested", transport.Reservation, id.New(time.Now()), time.Now(), "", struct{}{})
-			b.ReportAllocs()
-			for b.Loop() {
-				in := incoming("00-"+newTraceID().String()+"-b7ad6b7169203331-00", false)
-				ctx, parent, end := t.Request(context.Background(), in)
-				_, s := part(ctx, "Gate.Take", "")
-				s.end("")
-				e.TraceParent = parent
-				_, _ = bus.Send(ctx, transport.Inventory, e)
-				end("/r", 201)
-			}
-		})
-	}
-}
