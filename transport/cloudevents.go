@@ -48,6 +48,14 @@ func Marshal(e Envelope) ([]byte, error) {
 // Unmarshal reads the wire form. Its errors are Permanent, with ReasonMalformed, and say what is wrong.
 // An envelope of any type and version is one: Only says which of them a service reads.
 func Unmarshal(b []byte) (Envelope, error) {
+	if e, ok := quickly(b); ok {
+		return e, nil
+	}
+	return generally(b)
+}
+
+// generally reads every form that JSON allows.
+func generally(b []byte) (Envelope, error) {
 	bad := func(format string, args ...any) (Envelope, error) {
 		return Envelope{}, PermanentAs(ReasonMalformed, fmt.Errorf("transport: not an envelope: "+format, args...))
 	}

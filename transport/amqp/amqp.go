@@ -7,7 +7,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"flashsale/groupcommit"
 	"flashsale/id"
 	"flashsale/transport"
 	"fmt"
@@ -86,7 +85,7 @@ type Transport struct {
 	handlers map[transport.Service]transport.Handler
 
 	slots   map[transport.Service]chan struct{} // taken by a handler that is running
-	sends   atomic.Pointer[groupcommit.Group[outgoing, error]]
+	sends   atomic.Pointer[sends]               // from Start on
 	pub     atomic.Pointer[publisher]
 	blocked atomic.Bool
 	busy    atomic.Int64 // deliveries being handled here
@@ -144,7 +143,7 @@ func (t *Transport) Start(ctx context.Context) error {
 func (t *Transport) stopAll() {
 	t.stopConsuming()
 	t.consuming.Wait()
-	t.sends.Load().Close()
+	t.sends.Load().close()
 	t.stopPublishing()
 	t.publishing.Wait()
 }
@@ -289,19 +288,10 @@ func (t *Transport) Send(ctx context.Context, to transport.Service, e transport.
 	if sends == nil || t.pub.Load() == nil {
 		return transport.Receipt{}, errAway
 	}
-	said, err := sends.Do(ctx, outgoing{t.names.route(to, e.Type), rabbit.Publishing{
+	return transport.Receipt{}, sends.do(ctx, t, to, outgoing{t.names.route(to, e.Type), rabbit.Publishing{
 		ContentType: transport.ContentType, DeliveryMode: rabbit.Persistent, Timestamp: e.Time, Type: e.Type, Body: body,
 		Headers: rabbit.Table{headerAttempts: int32(0), "traceparent": e.TraceParent},
 	}})
-	switch {
-	case errors.Is(err, groupcommit.ErrFull):
-		return transport.Receipt{}, fmt.Errorf("%w: %d sends wait for RabbitMQ", transport.ErrOverloaded, maxSending)
-	case errors.Is(err, groupcommit.ErrStopped):
-		return transport.Receipt{}, transport.ErrStopped
-	case err != nil:
-		return transport.Receipt{}, fmt.Errorf("amqp: not known whether it was stored: %w", err)
-	}
-	return transport.Receipt{}, said
 }
 
 var errAway = fmt.Errorf("%w: RabbitMQ is not connected", transport.ErrUnavailable)

@@ -2,15 +2,17 @@ package amqp
 
 import (
 	"bytes"
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"flashsale/groupcommit"
 	"flashsale/transport"
 	"fmt"
+	"io"
 	"sync"
 	"sync/atomic"
 
+	"github.com/go-json-experiment/json/jsontext"
 	rabbit "github.com/rabbitmq/amqp091-go"
 )
 
@@ -27,7 +29,7 @@ const (
 	maxBatch      = 64
 	maxBatchBytes = 128 << 10 // an envelope that is larger travels alone
 	maxSending    = 20_000
-	publishing    = 4 // groups under way at once: what comes while one waits for its confirm need not wait for it
+	publishing    = 2 // groups under way at once per service: what comes while one waits for its confirm need not wait for it
 )
 
 // outgoing is an envelope on its way out.
@@ -36,8 +38,40 @@ type outgoing struct {
 	msg rabbit.Publishing
 }
 
-func (t *Transport) newSends() *groupcommit.Group[outgoing, error] {
-	return groupcommit.New(maxBatch*publishing, maxSending, publishing, t.store)
+// sends gathers what is sent at the same time, for every service by itself: a queue that answers slowly
+// holds nobody else up.
+type sends map[transport.Service]*groupcommit.Group[outgoing, error]
+
+func (t *Transport) newSends() *sends {
+	all := sends{}
+	for _, s := range t.opts.Services {
+		all[s] = groupcommit.New(4*maxBatch, maxSending, publishing, t.store)
+	}
+	return &all
+}
+
+func (s sends) close() {
+	for _, group := range s {
+		group.Close()
+	}
+}
+
+// do stores an envelope together with others. A service that is not known here has no others.
+func (s sends) do(ctx context.Context, t *Transport, to transport.Service, o outgoing) error {
+	group := s[to]
+	if group == nil {
+		return t.confirm(ctx, t.names.events(), o.key, o.msg)
+	}
+	said, err := group.Do(ctx, o)
+	switch {
+	case errors.Is(err, groupcommit.ErrFull):
+		return fmt.Errorf("%w: %d sends wait for RabbitMQ", transport.ErrOverloaded, maxSending)
+	case errors.Is(err, groupcommit.ErrStopped):
+		return transport.ErrStopped
+	case err != nil:
+		return fmt.Errorf("amqp: not known whether it was stored: %w", err)
+	}
+	return said
 }
 
 // store publishes a group in as few messages as its routes allow, and says of each envelope what became
@@ -96,14 +130,28 @@ func pack(group []outgoing, part []int) rabbit.Publishing {
 
 // unpack returns the envelopes of a batch as the messages that they would have been.
 func unpack(d rabbit.Delivery) ([]rabbit.Delivery, error) {
-	var bodies []json.RawMessage
-	if err := json.Unmarshal(d.Body, &bodies); err != nil {
+	bad := func(err error) ([]rabbit.Delivery, error) {
 		return nil, transport.PermanentAs(transport.ReasonMalformed, fmt.Errorf("amqp: not a batch of envelopes: %w", err))
 	}
-	parts := make([]rabbit.Delivery, len(bodies))
-	for i, body := range bodies {
-		parts[i] = d
-		parts[i].ContentType, parts[i].Body = transport.ContentType, body
+	in := jsontext.NewDecoder(bytes.NewReader(d.Body), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)) // an envelope's own reader judges it
+	if begin, err := in.ReadToken(); err != nil || begin.Kind() != '[' {
+		return bad(cmp.Or(err, errors.New("it does not begin with [")))
+	}
+	parts := make([]rabbit.Delivery, 0, maxBatch)
+	for in.PeekKind() != ']' {
+		body, err := in.ReadValue()
+		if err != nil {
+			return bad(err)
+		}
+		part := d
+		part.ContentType, part.Body = transport.ContentType, bytes.Clone(body)
+		parts = append(parts, part)
+	}
+	if _, err := in.ReadToken(); err != nil {
+		return bad(err)
+	}
+	if _, err := in.ReadToken(); !errors.Is(err, io.EOF) {
+		return bad(errors.New("something follows it"))
 	}
 	return parts, nil
 }
