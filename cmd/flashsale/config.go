@@ -592,13 +592,13 @@ func (v *mapValue) String() string {
 
 func (v *mapValue) Set(s string) error {
 	m := map[string]string{}
-	for part := range strings.SplitSeq(s, ",") {
+	for n, part := range strings.Split(s, ",") {
 		if part = strings.TrimSpace(part); part == "" {
 			continue
 		}
 		k, val, ok := strings.Cut(part, "=")
 		if !ok || k == "" || val == "" {
-			return fmt.Errorf("%q is not key=value", part)
+			return fmt.Errorf("part %d is not name=value", n+1) // it may have a password
 		}
 		m[k] = val
 	}

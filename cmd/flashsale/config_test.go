@@ -91,7 +91,7 @@ func TestConfigRefused(t *testing.T) {
 		"a duration that is none":         {args: []string{"--drain-for=5"}, say: "write 250ms, 5s or 2m"},
 		"a share that is none":            {args: []string{"--payment-decline-rate=NaN"}, say: "write a number from 0 to 1"},
 		"a number that is none":           {args: []string{"--shards=four"}, say: "is not a whole number"},
-		"a map that is none":              {args: []string{"--peers=order"}, say: "is not key=value"},
+		"a map that is none":              {args: []string{"--peers=order"}, say: "part 1 is not name=value"},
 		"an environment that is none":     {env: map[string]string{"FLASHSALE_DRAIN_FOR": "soon"}, say: "environment FLASHSALE_DRAIN_FOR"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -167,4 +167,49 @@ func TestConfigIsRedacted(t *testing.T) {
 			t.Errorf("%q is not printed: %s", shown, printed)
 		}
 	}
+}
+
+// FuzzConfig: whatever a setting is set to, the program says what is wrong or has a configuration whose
+// settings say the same again; secrets are in no message.
+func FuzzConfig(f *testing.F) {
+	names := defaults()
+	settings := names.settings()
+	for i, text := range []string{
+		"async", "", "order,payment", "127.0.0.1:0", "inventory=http://h:1,order=x", "postgres://u:hidden-text@h/{database}", "redis://:hidden-text@h:1,::", "%zz", "5s", "-1h", "1e9", "NaN",
+		"99999999999999999999", "0.5", "=", ",,,", "a=b=c", "\x00", "amqp://u:hidden-text@[::1", "json",
+	} {
+		f.Add(uint8(i), text, i%2 == 0)
+		f.Add(uint8(3*i), text, true)
+	}
+	f.Fuzz(func(t *testing.T, which uint8, text string, real bool) {
+		s := settings[int(which)%len(settings)]
+		env := map[string]string{}
+		if real {
+			env = servers()
+		}
+		env[s.envName()] = text
+		cfg := defaults()
+		flags := pflag.NewFlagSet("test", pflag.ContinueOnError)
+		cfg.bind(flags)
+		err := cfg.fill(flags, func(name string) string { return env[name] })
+		if err == nil {
+			err = cfg.validate()
+		}
+		if err != nil {
+			if s.secret && len(text) > 12 && strings.Contains(err.Error(), text) {
+				t.Errorf("%s: the error repeats the secret: %v", s.name, err)
+			}
+			return
+		}
+		for _, a := range cfg.settings() {
+			again := defaults()
+			for _, b := range again.settings() {
+				if b.name == a.name && a.value.String() != "" {
+					if err := b.value.Set(a.value.String()); err != nil || b.value.String() != a.value.String() {
+						t.Errorf("%s is %q, which is read again as %q, %v", a.name, a.value, b.value, err)
+					}
+				}
+			}
+		}
+	})
 }

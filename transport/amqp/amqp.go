@@ -88,7 +88,9 @@ type Transport struct {
 	sends   atomic.Pointer[sends]               // from Start on
 	pub     atomic.Pointer[publisher]
 	blocked atomic.Bool
-	busy    atomic.Int64 // deliveries being handled here
+	halted  atomic.Pointer[chan struct{}] // closed when publishers are blocked
+	ending  <-chan struct{}               // closed when consuming is to end
+	busy    atomic.Int64                  // deliveries being handled here
 
 	consumed bool // this process has consumed before, and has survived what it was given
 
@@ -119,6 +121,7 @@ func (t *Transport) Start(ctx context.Context) error {
 	publishing, stopPublishing := context.WithCancel(forever)
 	consuming, stopConsuming := context.WithCancel(forever)
 	t.stopPublishing, t.stopConsuming = stopPublishing, stopConsuming
+	t.ending = consuming.Done()
 	t.sends.Store(t.newSends())
 	ready := make(chan error, 2)
 	t.publishing.Go(func() { t.keep(publishing, "publishing", ready, t.publish) })
@@ -220,7 +223,7 @@ func (t *Transport) publish(ctx context.Context, c *rabbit.Connection, up func()
 	returns := ch.NotifyReturn(make(chan rabbit.Return))
 	blocks := c.NotifyBlocked(make(chan rabbit.Blocking, 1))
 	gone := ch.NotifyClose(make(chan *rabbit.Error, 1))
-	t.blocked.Store(false)
+	t.block(false)
 	t.pub.Store(p)
 	defer t.pub.CompareAndSwap(p, nil)
 	defer close(p.closed)
@@ -242,7 +245,7 @@ func (t *Transport) publish(ctx context.Context, c *rabbit.Connection, up func()
 				blocks = nil
 				continue
 			}
-			t.blocked.Store(b.Active)
+			t.block(b.Active)
 			t.opts.Log.WarnContext(ctx, "RabbitMQ flow control", "blocked", b.Active, "reason", b.Reason)
 		case err := <-gone:
 			if err == nil {
@@ -252,6 +255,17 @@ func (t *Transport) publish(ctx context.Context, c *rabbit.Connection, up func()
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+	}
+}
+
+// block notes that the broker has blocked publishers, or no longer does. Only publish calls it.
+func (t *Transport) block(now bool) {
+	halted := t.halted.Load()
+	if was := t.blocked.Swap(now); now && !was {
+		close(*halted)
+	} else if halted == nil || was && !now {
+		c := make(chan struct{})
+		t.halted.Store(&c)
 	}
 }
 
@@ -318,7 +332,7 @@ func (t *Transport) confirm(ctx context.Context, exchange, key string, msg rabbi
 			if err == nil {
 				sent = true
 				err = t.await(ctx, p, done, msg.MessageId)
-				if err == nil || errors.Is(err, transport.ErrUnavailable) || errors.Is(err, transport.ErrOverloaded) {
+				if err == nil || errors.Is(err, errHalted) || errors.Is(err, transport.ErrUnavailable) || errors.Is(err, transport.ErrOverloaded) {
 					return err
 				}
 			} else if !errors.Is(err, rabbit.ErrClosed) {
@@ -333,15 +347,32 @@ func (t *Transport) confirm(ctx context.Context, exchange, key string, msg rabbi
 	}
 }
 
-var errLost = errors.New("amqp: the connection was lost before the confirm")
+var (
+	errLost   = errors.New("amqp: the connection was lost before the confirm")
+	errHalted = errors.New("amqp: not known whether it was stored: RabbitMQ has blocked publishers (memory or disk alarm)")
+)
+
+// grace is how long what was published just before publishers were blocked waits for its confirm: the
+// broker may have read it, or may read it when the alarm is over.
+const grace = time.Second
 
 func (t *Transport) await(ctx context.Context, p *publisher, done *rabbit.DeferredConfirmation, mid string) error {
-	select {
-	case <-done.Done():
-	case <-p.closed:
-		return errLost
-	case <-ctx.Done():
-		return ctx.Err()
+	halted := *t.halted.Load()
+	var over <-chan time.Time
+wait:
+	for {
+		select {
+		case <-done.Done():
+			break wait
+		case <-p.closed:
+			return errLost
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-halted:
+			halted, over = nil, time.After(grace)
+		case <-over:
+			return errHalted
+		}
 	}
 	if !done.Acked() {
 		if p.ch.IsClosed() { // closing resolves what is open as "no", which it is not
@@ -448,18 +479,37 @@ func (t *Transport) handleOne(ctx context.Context, service transport.Service, d 
 
 // settled stores what follows from a handler's error, and reports whether that is stored.
 func (t *Transport) settled(ctx context.Context, service transport.Service, d rabbit.Delivery, err error) bool {
-	attempts := int(number(d, headerAttempts)) + 1
+	attempts := t.attempts(d)
 	switch {
 	case err == nil:
 		return true
 	case transport.IsPermanent(err) || attempts >= t.opts.Attempts:
 		return t.bury(ctx, service, d, attempts, err)
 	}
-	delay := t.opts.Delays[min(attempts-1, len(t.opts.Delays)-1)]
-	if attempts > 1 && rand.IntN(2) == 0 && attempts-2 < len(t.opts.Delays) {
-		delay = t.opts.Delays[attempts-2]
+	return t.forward(ctx, "", t.names.retry(service, t.delay(attempts)), d, attempts, err, rabbit.Table{})
+}
+
+// attempts counts this one too.
+func (t *Transport) attempts(d rabbit.Delivery) int { return int(number(d, headerAttempts)) + 1 }
+
+// delay is how long a message waits after so many attempts: the ladder's step, or by a coin's toss the one
+// before it, so that what failed together does not come back together.
+func (t *Transport) delay(attempts int) time.Duration {
+	step := min(attempts-1, len(t.opts.Delays)-1)
+	if step > 0 && rand.IntN(2) == 0 {
+		step--
 	}
-	return t.forward(ctx, "", t.names.retry(service, delay), d, attempts, err, rabbit.Table{})
+	return t.opts.Delays[step]
+}
+
+// pause is how long a dead letter waits for its automatic replay; waits is false when it has none, or no
+// more.
+func (t *Transport) pause(d rabbit.Delivery, died error) (pause time.Duration, waits bool) {
+	replays := number(d, headerReplays)
+	if !transport.Passing(died) || replays >= int64(len(t.opts.Pauses)) {
+		return 0, false
+	}
+	return t.opts.Pauses[replays], true
 }
 
 // bury stores a message as a dead letter, and reports whether it is stored. One of a trouble that may
@@ -472,9 +522,8 @@ func (t *Transport) bury(ctx context.Context, service transport.Service, d rabbi
 		headerReason: string(transport.ReasonOf(died)), headerDied: now, headerTries: int32(attempts), headerReplays: int32(replays),
 		headerFirstFailed: cmp.Or(number(d, headerFirstFailed), now),
 	}
-	var pause time.Duration
-	if transport.Passing(died) && replays < len(t.opts.Pauses) {
-		pause = t.opts.Pauses[replays]
+	pause, waits := t.pause(d, died)
+	if waits {
 		exchange, key, counted = "", t.names.parked(service, pause), 0
 		headers[headerReplays] = int32(replays + 1)
 	}
@@ -483,15 +532,20 @@ func (t *Transport) bury(ctx context.Context, service transport.Service, d rabbi
 	return t.forward(ctx, exchange, key, d, counted, died, headers)
 }
 
+// number reads a count or a time, within bounds that all that is made of it can stand: anybody may have
+// put it there.
 func number(d rabbit.Delivery, header string) int64 {
 	switch n := d.Headers[header].(type) {
 	case int32:
-		return int64(n)
+		return max(int64(n), 0)
 	case int64:
-		return n
+		return min(max(n, 0), latest)
 	}
 	return 0
 }
+
+// latest is the end of the year 9998, µs since 1970: JSON can say it, and a pause later too.
+const latest = 253_370_764_799_999_999
 
 func text(d rabbit.Delivery, header string) string {
 	s, _ := d.Headers[header].(string)
@@ -513,14 +567,29 @@ func (t *Transport) forward(ctx context.Context, exchange, key string, d rabbit.
 	if headers[headerRoute] = text(d, headerRoute); headers[headerRoute] == "" {
 		headers[headerRoute] = d.RoutingKey
 	}
-	err := t.confirm(ctx, exchange, key, rabbit.Publishing{
-		ContentType: d.ContentType, DeliveryMode: rabbit.Persistent, Timestamp: d.Timestamp, Type: d.Type, Body: d.Body, Headers: headers,
-	})
-	if err != nil {
-		t.opts.Log.WarnContext(ctx, "message cannot be moved on; it comes again", "to", key, "error", err)
+	for began := time.Now(); ; {
+		err := t.confirm(ctx, exchange, key, rabbit.Publishing{
+			ContentType: d.ContentType, DeliveryMode: rabbit.Persistent, Timestamp: d.Timestamp, Type: d.Type, Body: d.Body, Headers: headers,
+		})
+		if err == nil {
+			return true
+		}
+		t.opts.Log.WarnContext(ctx, "message cannot be moved on yet", "to", key, "error", err)
+		// Given back at once it would come again at once, and in a second have used up its deliveries: while
+		// publishers are blocked or away it is held.
+		if time.Since(began) > holding {
+			return false
+		}
+		select {
+		case <-t.ending:
+			return false
+		case <-time.After(holding / 100):
+		}
 	}
-	return err == nil
 }
+
+// holding is how long a message that cannot be moved on is kept in hand.
+const holding = 30 * time.Second
 
 // Depths returns how many messages wait in the queues and the retry ladder, or are being handled in
 // this process, and how many are dead letters.

@@ -375,7 +375,7 @@ func (t *Transport) letter(service transport.Service, pause time.Duration, d rab
 	l.Attempts, l.Replays = int(number(d, headerTries)), int(number(d, headerReplays))
 	l.FirstFailed, l.Died = micros(number(d, headerFirstFailed)), micros(number(d, headerDied))
 	if pause > 0 {
-		l.Replays--
+		l.Replays = max(l.Replays-1, 0) // the one that it waits for has not been
 		l.ReplayAt = l.Died.Add(pause)
 	}
 	if !slices.Contains(transport.Reasons(), l.Reason) { // put there by a stranger
@@ -388,7 +388,7 @@ func (t *Transport) letter(service transport.Service, pause time.Duration, d rab
 		if before := text(d, headerError); before != "" {
 			l.Error += "; before that: " + before
 		}
-		if at, ok := death["time"].(time.Time); ok {
+		if at, ok := death["time"].(time.Time); ok && at.UnixMicro() >= 0 && at.UnixMicro() <= latest {
 			l.Died = at.UTC()
 		}
 		if keys, ok := death["routing-keys"].([]any); ok && len(keys) > 0 && l.Route == "" {
