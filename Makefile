@@ -3,7 +3,7 @@ TOOL := go tool -modfile=tools/go.mod
 PKGS ?= ./...
 
 .DEFAULT_GOAL := help
-.PHONY: help test lint fmt build demo bench-core bench-async bench-telemetry test-telemetry clean
+.PHONY: help test lint fmt build demo bench-core bench-async bench-telemetry test-telemetry faults clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,6 +13,9 @@ test: ## every test with the race detector, on private PostgreSQL and RabbitMQ; 
 
 test-telemetry: ## every panel on a real Prometheus and InfluxDB, an order's trace on a real Jaeger, which it builds the first time (six minutes of CPU)
 	go run ./testenv/servers -install -- go test -race -tags telemetry -run 'TestJaeger|TestDashboards' -timeout 25m ./cmd/flashsale
+
+faults: ## whole systems killed, wiped, flooded and confused in the middle of a sale, on private servers (minutes)
+	go run ./testenv/servers -install -- go test -tags faults -count=1 -timeout 30m ./faults
 
 lint: ## golangci-lint, formatting included
 	$(TOOL) golangci-lint run $(PKGS)

@@ -93,8 +93,8 @@ func (c *client) do(ctx context.Context, step, method, path, key string, body an
 }
 
 // patient repeats a request that was shed (503) or not yet decided (409 in-flight), as Retry-After
-// says, for a bounded number of times, and one whose connection failed for as long as reconnect
-// says. The key makes repeating safe.
+// says, for a bounded number of times or for as long as reconnect says, and one whose connection failed
+// for as long as reconnect says. The key makes repeating safe.
 func (c *client) patient(ctx context.Context, step, method, path, key string, body any) (reply, error) {
 	giveUp := time.Now().Add(c.reconnect)
 	repeated := false
@@ -108,7 +108,7 @@ func (c *client) patient(ctx context.Context, step, method, path, key string, bo
 				return r, err
 			}
 		case r.status == http.StatusServiceUnavailable || r.status == http.StatusConflict && r.problem().is("in-flight"):
-			if attempt >= 20 {
+			if attempt >= 20 && !time.Now().Before(giveUp) {
 				return r, nil
 			}
 		default:

@@ -30,7 +30,7 @@ type Crowd struct {
 	Client       *http.Client
 	Decide       time.Duration // how long a decision or confirmation may take
 	GiveUpOnHeld time.Duration // how long a shopper waits for units that others hold
-	Reconnect    time.Duration // how long a request whose connection failed is repeated; 0 for not at all
+	Reconnect    time.Duration // how long a request that failed or was shed is repeated; 0: a failed one not at all, a shed one 20 times
 }
 
 // Result is what the crowd saw.

@@ -110,7 +110,7 @@ func needs() []need {
 		{func() (string, error) { return exec.LookPath("gcc") }, "gcc libc6-dev", "a C compiler, which the race detector links with", nil},
 		{func() (string, error) { return exec.LookPath("prometheus") }, "prometheus", "Prometheus 2.42 or newer, with promtool", nil},
 		{testenv.NginxBin, "nginx-light", "nginx 1.22 or newer", nil},
-		{rabbitBin, "rabbitmq-server", "RabbitMQ 3.10 or newer", []string{testenv.AMQPURLVar, testenv.RabbitAPIVar}},
+		{testenv.RabbitBin, "rabbitmq-server", "RabbitMQ 3.10 or newer", []string{testenv.AMQPURLVar, testenv.RabbitAPIVar}},
 	}
 }
 
@@ -187,15 +187,6 @@ func pgBin() (string, error) {
 		return "", err
 	}
 	return filepath.Dir(p), nil
-}
-
-func rabbitBin() (string, error) {
-	// Debian's wrapper in sbin changes the user; the program itself runs as anybody.
-	const debian = "/usr/lib/rabbitmq/bin/rabbitmq-server"
-	if _, err := os.Stat(debian); err == nil {
-		return debian, nil
-	}
-	return exec.LookPath("rabbitmq-server")
 }
 
 // servers are those that this program has started.
@@ -384,62 +375,14 @@ func (s *servers) rabbitmq(ctx context.Context) error {
 	if os.Getenv(testenv.AMQPURLVar) != "" {
 		return nil
 	}
-	bin, err := rabbitBin()
+	home := filepath.Join(s.dir, "rabbitmq")
+	if err := os.Mkdir(home, 0o700); err != nil {
+		return err
+	}
+	b, err := testenv.NewBroker(ctx, home)
 	if err != nil {
 		return err
 	}
-	home, log := filepath.Join(s.dir, "rabbitmq"), filepath.Join(s.dir, "rabbitmq.log")
-	if err := os.MkdirAll(filepath.Join(home, "log"), 0o700); err != nil {
-		return err
-	}
-	ports := make([]int, 4) // AMQP, management, distribution, epmd
-	for i := range ports {
-		if ports[i], err = s.claim(ctx); err != nil {
-			return err
-		}
-	}
-	conf := fmt.Sprintf("listeners.tcp.1 = 127.0.0.1:%d\nmanagement.tcp.ip = 127.0.0.1\nmanagement.tcp.port = %d\ndisk_free_limit.absolute = 50MB\n", ports[0], ports[1])
-	for name, text := range map[string]string{"rabbitmq.conf": conf, "plugins": "[rabbitmq_management].\n"} {
-		if err := os.WriteFile(filepath.Join(home, name), []byte(text), 0o600); err != nil {
-			return err
-		}
-	}
-	env := []string{
-		"HOME=" + home, "RABBITMQ_NODENAME=flashsale" + strconv.Itoa(ports[0]) + "@localhost", "RABBITMQ_MNESIA_BASE=" + home,
-		"RABBITMQ_LOG_BASE=" + filepath.Join(home, "log"), "RABBITMQ_ENABLED_PLUGINS_FILE=" + filepath.Join(home, "plugins"),
-		"RABBITMQ_CONFIG_FILE=" + filepath.Join(home, "rabbitmq"), "RABBITMQ_DIST_PORT=" + strconv.Itoa(ports[2]),
-		"ERL_EPMD_PORT=" + strconv.Itoa(ports[3]), "ERL_EPMD_ADDRESS=127.0.0.1", "RABBITMQ_PID_FILE=" + filepath.Join(home, "pid"),
-		"RABBITMQ_CONF_ENV_FILE=/dev/null", "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=+sbwt none",
-	}
-	cmd, err := start(log, env, nil, bin)
-	if err != nil {
-		return err
-	}
-	api := fmt.Sprintf("http://guest:guest@127.0.0.1:%d", ports[1])
-	s.add("RabbitMQ", func() {
-		end(cmd, syscall.SIGTERM)
-		stopEpmd(ports[3])
-	}, fmt.Sprintf("%s=amqp://guest:guest@127.0.0.1:%d/", testenv.AMQPURLVar, ports[0]), testenv.RabbitAPIVar+"="+api)
-	return ready(ctx, "RabbitMQ", log, 120*time.Second, func(ctx context.Context) error {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, api+"/api/overview", nil)
-		if err != nil {
-			return err
-		}
-		resp, err := http.DefaultClient.Do(req)
-		if err != nil {
-			return err
-		}
-		_ = resp.Body.Close()
-		if resp.StatusCode != http.StatusOK {
-			return fmt.Errorf("management API answered %d", resp.StatusCode)
-		}
-		return nil
-	})
-}
-
-// stopEpmd ends the port mapper that Erlang has started on this run's own port: it is in nobody's
-// process group.
-func stopEpmd(port int) {
-	cmd := exec.Command("epmd", "-port", strconv.Itoa(port), "-kill")
-	_ = cmd.Run()
+	s.add("RabbitMQ", b.Close, testenv.AMQPURLVar+"="+b.URL(), testenv.RabbitAPIVar+"="+b.API())
+	return b.Start(ctx)
 }
