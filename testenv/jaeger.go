@@ -3,6 +3,7 @@ package testenv
 import (
 	"context"
 	"encoding/json"
+	"flashsale/bench/testbed"
 	"fmt"
 	"net"
 	"net/http"
@@ -32,7 +33,7 @@ type JaegerServer struct {
 // Jaeger starts a server. It ends with the test.
 func Jaeger(t testing.TB) *JaegerServer {
 	t.Helper()
-	bin, err := Build(t.Context(), JaegerModule, JaegerVersion, JaegerPackage)
+	bin, err := testbed.Build(t.Context(), JaegerModule, JaegerVersion, JaegerPackage)
 	if err != nil {
 		t.Fatalf("Jaeger: %v", err)
 	}

@@ -2,9 +2,8 @@ package testenv
 
 import (
 	"context"
-	"errors"
+	"flashsale/bench/testbed"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -87,32 +86,10 @@ func (r *RedisServer) Kill() {
 // until this one ends.
 func FreePort(t testing.TB) int {
 	t.Helper()
-	port, release, err := ClaimPort(t.Context())
+	port, release, err := testbed.ClaimPort(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(release)
 	return port
-}
-
-// ClaimPort returns a TCP port of 127.0.0.1 that nobody listens on, and that nobody else is given
-// until it is released: the UDP port of the same number is kept meanwhile. The range is below the one
-// that systems take for outgoing connections, which would steal a port between two listeners.
-func ClaimPort(ctx context.Context) (port int, release func(), err error) {
-	for range 1000 {
-		port = 15_000 + rand.IntN(17_000)
-		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
-		claim, cerr := (&net.ListenConfig{}).ListenPacket(ctx, "udp", addr)
-		if cerr != nil {
-			continue
-		}
-		l, lerr := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
-		if lerr != nil {
-			_ = claim.Close()
-			continue
-		}
-		_ = l.Close()
-		return port, func() { _ = claim.Close() }, nil
-	}
-	return 0, nil, errors.New("no free port from 15000 to 31999")
 }

@@ -74,7 +74,7 @@ func (b *bench) open(ctx context.Context) error {
 		status int
 	}{
 		{"sync", &b.sync, nil, http.StatusCreated},
-		{"async", &b.async, []string{"FLASHSALE_MODE=async", "AMQP_URL=" + b.lab.AMQPURL}, http.StatusAccepted},
+		{"async", &b.async, []string{"FLASHSALE_MODE=async", "AMQP_URL=" + b.lab.Rabbit.URL()}, http.StatusAccepted},
 	} {
 		b.lab.Say.Step("starting the %s wiring", w.name)
 		world, err := b.lab.NewWorld(ctx, w.name, []int{0, 1})
@@ -83,7 +83,7 @@ func (b *bench) open(ctx context.Context) error {
 		}
 		world.More = w.more
 		s := &shop{World: world, status: w.status}
-		if s.orders, err = pgxpool.New(ctx, b.lab.DatabaseURL(w.name+"_orders")); err != nil {
+		if s.orders, err = pgxpool.New(ctx, b.lab.Postgres.URL(w.name+"_orders")); err != nil {
 			return err
 		}
 		if _, err := world.Start(ctx, 0); err != nil {
@@ -307,7 +307,7 @@ func (b *bench) messages(ctx context.Context) (int64, error) {
 			Publish int64 `json:"publish"`
 		} `json:"message_stats"`
 	}
-	err := b.lab.AskRabbit(ctx, "/api/overview", &overview)
+	err := b.lab.Rabbit.Manage(ctx, http.MethodGet, "/api/overview", "", &overview)
 	return overview.Stats.Publish, err
 }
 

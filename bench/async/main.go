@@ -13,6 +13,7 @@ import (
 	"errors"
 	"flag"
 	"flashsale/bench/lab"
+	"flashsale/bench/testbed"
 	"fmt"
 	"io"
 	"os"
@@ -93,7 +94,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	say := lab.NewProgress(os.Stderr)
+	say := testbed.NewProgress(os.Stderr)
 	defer say.End()
 	report, err := s.Measure(ctx, lab.Plan{Shards: 2, Rabbit: true}, say, func(ctx context.Context, l *lab.Lab, r *lab.Report) error {
 		r.Settings = append(r.Settings, "RabbitMQ: one node, quorum queues as the program declares them")

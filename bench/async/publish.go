@@ -39,12 +39,12 @@ func claim(n int) transport.Envelope {
 // both persistent, mandatory and confirmed. Nobody consumes.
 func (b *bench) publish(ctx context.Context) ([]lab.Figure, error) {
 	const prefix = "publish."
-	t := amqp.New(amqp.Options{URL: b.lab.AMQPURL, Prefix: prefix, Services: []transport.Service{transport.Inventory}, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	t := amqp.New(amqp.Options{URL: b.lab.Rabbit.URL(), Prefix: prefix, Services: []transport.Service{transport.Inventory}, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	if err := t.Start(ctx); err != nil {
 		return nil, err
 	}
 	defer func() { _ = t.Stop(context.WithoutCancel(ctx)) }()
-	c, err := rabbit.Dial(b.lab.AMQPURL)
+	c, err := rabbit.Dial(b.lab.Rabbit.URL())
 	if err != nil {
 		return nil, err
 	}

@@ -26,7 +26,7 @@ func fillBuyers(ctx context.Context, l *lab.Lab, w *lab.World, buyers int) error
 	const from = ` FROM generate_series(0, %d) AS i, LATERAL (SELECT md5('sale' || i %% %d)::uuid AS sale, md5('r' || i)::uuid AS r, md5('u' || i)::uuid AS u) k`
 	series := fmt.Sprintf(from, each*pastSales-1, pastSales)
 	past := `timestamptz '2020-01-01 00:00:00Z' + i * interval '1 ms'`
-	if err := l.SQL(ctx, w.Name+"_inventory",
+	if err := l.Postgres.SQL(ctx, w.Name+"_inventory",
 		fmt.Sprintf(`INSERT INTO sale (id, status, opens_at, ends_at, per_user_limit, hold_us, revision, ended_at)
 			SELECT md5('sale' || i)::uuid, 'ended', now() - interval '31 days', now() - interval '30 days', 10, 60000000, 1, now() - interval '30 days' FROM generate_series(0, %d) i`, pastSales-1),
 		fmt.Sprintf(`INSERT INTO sale_item (sale, sku, price, currency, total) SELECT id, 'PAST', 1990, 'EUR', %d FROM sale`, each),
@@ -73,7 +73,7 @@ func fillBuyers(ctx context.Context, l *lab.Lab, w *lab.World, buyers int) error
 // fill loads a table without its indexes and makes the same ones again: sorted at once, they take a
 // tenth of the time.
 func fill(ctx context.Context, l *lab.Lab, database, table, insert string) error {
-	c, err := pgx.Connect(ctx, l.DatabaseURL(database))
+	c, err := pgx.Connect(ctx, l.Postgres.URL(database))
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flashsale/account"
 	"flashsale/bench/lab"
+	"flashsale/bench/testbed"
 	"flashsale/id"
 	"fmt"
 	"math"
@@ -246,10 +247,10 @@ func (b *bench) hotRow(ctx context.Context) ([]lab.Figure, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := b.lab.SQL(ctx, "postgres", `CREATE DATABASE hot`); err != nil {
+	if err := b.lab.Postgres.SQL(ctx, "postgres", `CREATE DATABASE hot`); err != nil {
 		return nil, err
 	}
-	if err := b.lab.SQL(ctx, "hot", hotSchema); err != nil {
+	if err := b.lab.Postgres.SQL(ctx, "hot", hotSchema); err != nil {
 		return nil, err
 	}
 	script := filepath.Join(b.lab.Dir, "hot.sql")
@@ -267,7 +268,7 @@ func (b *bench) hotRow(ctx context.Context) ([]lab.Figure, error) {
 			return m, err
 		}
 		began := time.Now()
-		text, cpu, err := lab.Output(ctx, lab.BaseEnv(), nil, filepath.Join(b.lab.Bin, "pgbench"), "-h", "127.0.0.1", "-p", strconv.Itoa(b.lab.PgPort), "-U", "postgres",
+		text, cpu, err := testbed.Output(ctx, testbed.BaseEnv(), nil, filepath.Join(b.lab.Postgres.Bin, "pgbench"), "-h", "127.0.0.1", "-p", strconv.Itoa(b.lab.Postgres.Port), "-U", "postgres",
 			"-n", "-M", "prepared", "-c", "32", "-j", "2", "-T", strconv.Itoa(int(max(1, b.opts.round.Seconds()))), "-f", script, "hot")
 		if err != nil {
 			return m, err
@@ -509,7 +510,7 @@ func (b *bench) holdMemory(ctx context.Context, w *lab.World) (lab.Figure, error
 		if err := rest(ctx, 2*time.Second); err != nil {
 			return f, err
 		}
-		now, err := lab.ResidentAnon(i.Pid())
+		now, err := testbed.ResidentAnon(i.PID())
 		if err != nil {
 			return f, err
 		}

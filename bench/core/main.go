@@ -13,6 +13,7 @@ import (
 	"errors"
 	"flag"
 	"flashsale/bench/lab"
+	"flashsale/bench/testbed"
 	"fmt"
 	"io"
 	"os"
@@ -88,7 +89,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	say := lab.NewProgress(os.Stderr)
+	say := testbed.NewProgress(os.Stderr)
 	defer say.End()
 	report, err := s.Measure(ctx, lab.Plan{Shards: s.shards, Front: true}, say, func(ctx context.Context, l *lab.Lab, r *lab.Report) error {
 		b := &bench{lab: l, report: r, opts: options{repeats: s.Repeats, round: s.Round, items: 10_000, buyers: s.buyers, pending: 200_000, shards: s.shards}}

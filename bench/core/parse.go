@@ -3,7 +3,7 @@ package main
 import (
 	"encoding/csv"
 	"errors"
-	"flashsale/bench/lab"
+	"flashsale/bench/testbed"
 	"fmt"
 	"regexp"
 	"strconv"
@@ -14,10 +14,10 @@ import (
 func parseRedisBenchmark(text string) (float64, error) {
 	rows, err := csv.NewReader(strings.NewReader(text)).ReadAll()
 	if err != nil {
-		return 0, fmt.Errorf("redis-benchmark: %w\n%s", err, lab.Tail(text))
+		return 0, fmt.Errorf("redis-benchmark: %w\n%s", err, testbed.Tail(text))
 	}
 	if len(rows) != 2 || len(rows[0]) < 2 || rows[0][1] != "rps" || len(rows[1]) < 2 {
-		return 0, fmt.Errorf("redis-benchmark gave no figures:\n%s", lab.Tail(text))
+		return 0, fmt.Errorf("redis-benchmark gave no figures:\n%s", testbed.Tail(text))
 	}
 	return strconv.ParseFloat(rows[1][1], 64)
 }
@@ -39,7 +39,7 @@ func parsePgbench(text string) (pgbenchResult, error) {
 	var r pgbenchResult
 	count, rate := pgbenchCount.FindStringSubmatch(text), pgbenchRate.FindStringSubmatch(text)
 	if count == nil || rate == nil {
-		return r, fmt.Errorf("pgbench gave no figures:\n%s", lab.Tail(text))
+		return r, fmt.Errorf("pgbench gave no figures:\n%s", testbed.Tail(text))
 	}
 	var err, err2, err3 error
 	r.Transactions, err = strconv.ParseInt(count[1], 10, 64)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"flashsale/bench/lab"
+	"flashsale/bench/testbed"
 	"flashsale/id"
 	"flashsale/inventory"
 	"flashsale/inventory/redisstock"
@@ -40,7 +41,7 @@ func newTakeBench(ctx context.Context, l *lab.Lab) (*takeBench, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &takeBench{lab: l, url: l.RedisURL[n], pid: l.Redis[n].Pid()}
+	t := &takeBench{lab: l, url: l.RedisURL[n], pid: l.Redis[n].PID()}
 	opts, err := redis.ParseURL(t.url)
 	if err != nil {
 		return nil, err
@@ -113,7 +114,7 @@ func (t *takeBench) benchmark(ctx context.Context, expect float64, d time.Durati
 	n := int64(max(10_000, expect*d.Seconds()))
 	bound, cancel := context.WithTimeout(ctx, 10*d+30*time.Second)
 	defer cancel()
-	text, _, err := lab.Output(bound, lab.BaseEnv(), nil, "redis-benchmark", "-p", t.port, "-c", "50", "-P", "64", "-n", strconv.FormatInt(n, 10),
+	text, _, err := testbed.Output(bound, testbed.BaseEnv(), nil, "redis-benchmark", "-p", t.port, "-c", "50", "-P", "64", "-n", strconv.FormatInt(n, 10),
 		"-r", "1000000000", "--csv", "EVALSHA", t.sha, "4", t.prefix+"m", t.prefix+"p", t.prefix+"d", t.prefix+"u:"+strconv.FormatInt(t.epoch, 10),
 		strconv.FormatInt(t.epoch, 10), "604800", "01900000-0000-7000-8000-__rand_int__", "01900000-0000-7000-9000-__rand_int__", "1", "10",
 		strconv.FormatInt(time.Now().Add(30*time.Second).UnixMilli(), 10), "")

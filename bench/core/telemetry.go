@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"flashsale/bench/lab"
+	"flashsale/bench/testbed"
 	"fmt"
 	"io"
 	"net"
@@ -43,7 +44,7 @@ func (b *bench) telemetry(ctx context.Context) ([]lab.Figure, error) {
 			return nil, err
 		}
 		if name != bare {
-			if admin[name], err = lab.FreePort(ctx); err != nil {
+			if admin[name], err = testbed.FreePort(ctx); err != nil {
 				return nil, err
 			}
 			w.More = []string{fmt.Sprintf("FLASHSALE_ADMIN_LISTEN=127.0.0.1:%d", admin[name]), "INFLUX_URL=" + sink.url}

@@ -3,6 +3,7 @@ package lab
 import (
 	"context"
 	"errors"
+	"flashsale/bench/testbed"
 	"fmt"
 	"path/filepath"
 	"strconv"
@@ -46,18 +47,21 @@ type usage map[string]time.Duration
 
 // Parts names whose CPU time is read.
 func (l *Lab) Parts(w *World) map[string][]int {
-	m := map[string][]int{"PostgreSQL": {l.postgres.Pid()}}
-	for name, p := range map[string]*process{"nginx": l.nginx, "echo": l.echo, "RabbitMQ": l.rabbit} {
+	m := map[string][]int{"PostgreSQL": {l.Postgres.PID()}}
+	for name, p := range map[string]*testbed.Process{"nginx": l.nginx, "echo": l.echo} {
 		if p != nil {
-			m[name] = []int{p.Pid()}
+			m[name] = []int{p.PID()}
 		}
+	}
+	if l.Rabbit != nil {
+		m["RabbitMQ"] = []int{l.Rabbit.PID()}
 	}
 	if w != nil {
 		for _, i := range w.Instances {
-			m["service"] = append(m["service"], i.Pid())
+			m["service"] = append(m["service"], i.PID())
 		}
 		for _, r := range w.redis {
-			m["Redis"] = append(m["Redis"], r.Pid())
+			m["Redis"] = append(m["Redis"], r.PID())
 		}
 	}
 	return m
@@ -73,13 +77,13 @@ const (
 func Read(parts map[string][]int) (usage, error) {
 	u := usage{}
 	for name, pids := range parts {
-		t, err := cpuOf(pids...)
+		t, err := testbed.CPUOf(pids...)
 		if err != nil {
 			return nil, err
 		}
 		u[name] = t
 	}
-	t, err := machineBusy()
+	t, err := testbed.MachineBusy()
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +152,7 @@ func (l *Lab) Wrk(ctx context.Context, w *World, port int, bodies []string, d ti
 	began := time.Now()
 	bound, cancel := context.WithTimeout(ctx, d+30*time.Second)
 	defer cancel()
-	text, cpu, err := Output(bound, BaseEnv(), nil, "wrk", "-t"+strconv.Itoa(wrkThreads), "-c"+strconv.Itoa(connections),
+	text, cpu, err := testbed.Output(bound, testbed.BaseEnv(), nil, "wrk", "-t"+strconv.Itoa(wrkThreads), "-c"+strconv.Itoa(connections),
 		fmt.Sprintf("-d%ds", max(1, int(d.Round(time.Second).Seconds()))), "--latency",
 		"-s", filepath.Join(l.Dir, "reserve.lua"), "http://127.0.0.1:"+strconv.Itoa(port), "--", l.Dir, name)
 	if err != nil {

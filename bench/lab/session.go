@@ -4,10 +4,9 @@ import (
 	"context"
 	"errors"
 	"flag"
-	"flashsale/id"
+	"flashsale/bench/testbed"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 )
@@ -61,31 +60,24 @@ func (s *Settings) Parse(fl *flag.FlagSet, args []string) error {
 // Measure starts the servers of a plan in a temporary folder, has the figures taken, audits every shop
 // that was used, and stops and removes everything. take returns the settings that are told beside the
 // figures.
-func (s *Settings) Measure(ctx context.Context, plan Plan, say *progress, take func(context.Context, *Lab, *Report) error) (*Report, error) {
-	root, err := checkoutRoot()
+func (s *Settings) Measure(ctx context.Context, plan Plan, say *testbed.Progress, take func(context.Context, *Lab, *Report) error) (*Report, error) {
+	root, err := testbed.Checkout()
 	if err != nil {
 		return nil, err
 	}
-	if err := plan.require(ctx, s.install, say); err != nil {
+	if err := testbed.Require(ctx, plan.needs(), s.install, say); err != nil {
 		return nil, err
 	}
-	parent := s.dir
-	if parent == "" {
-		parent = os.TempDir()
-	}
-	dir, err := filepath.Abs(filepath.Join(parent, "flashsale-bench-"+id.New(time.Now()).String()))
+	dir, err := testbed.Folder(s.dir, "flashsale-bench-")
 	if err != nil {
-		return nil, err
-	}
-	if err := os.Mkdir(dir, 0o755); err != nil { // PostgreSQL and nginx's workers are other users
 		return nil, err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	r := &Report{Short: s.Short}
-	if r.Commit, r.Modified, err = commitOf(ctx, root); err != nil {
+	if r.Commit, r.Modified, err = testbed.CommitOf(ctx, root); err != nil {
 		return nil, err
 	}
-	if r.Machine, err = describeMachine(dir); err != nil {
+	if r.Machine, err = testbed.Describe(dir); err != nil {
 		return nil, err
 	}
 	l, err := newLab(ctx, root, dir, plan, say)
@@ -96,7 +88,7 @@ func (s *Settings) Measure(ctx context.Context, plan Plan, say *progress, take f
 	r.Versions = l.versions
 	r.Settings = []string{
 		fmt.Sprintf("%d Redis shards without persistence; rounds of %s, %d measured and %d baseline rounds, interleaved; median (min–max)", plan.Shards, s.Round, s.Repeats, s.Repeats+1),
-		"PostgreSQL: fsync, synchronous_commit, full_page_writes and wal_level as installed; " + strings.Join(pgSettings(), ", "),
+		"PostgreSQL: fsync, synchronous_commit, full_page_writes and wal_level as installed; " + strings.Join(testbed.PostgresSettings(), ", "),
 		"the service's defaults; services are paused while a baseline is measured",
 	}
 	if s.Short {
@@ -112,7 +104,7 @@ func (s *Settings) Measure(ctx context.Context, plan Plan, say *progress, take f
 	if err != nil { // what was measured until then is told all the same
 		r.Interrupted = err.Error()
 	}
-	r.Seconds = time.Since(say.began).Seconds()
+	r.Seconds = time.Since(say.Began).Seconds()
 	return r, nil
 }
 

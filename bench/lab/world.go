@@ -7,6 +7,7 @@ import (
 	"errors"
 	"flashsale/audit"
 	"flashsale/bench/journey"
+	"flashsale/bench/testbed"
 	"flashsale/id"
 	"flashsale/inventory"
 	"flashsale/inventory/redisstock"
@@ -30,7 +31,7 @@ type World struct {
 	lab       *Lab
 	Name      string
 	shards    []string // Redis URLs
-	redis     []*process
+	redis     []*testbed.Process
 	Books     *pgxpool.Pool // the inventory's database, to look at the books
 	gate      *redisstock.Gate
 	Instances []*instance
@@ -41,7 +42,7 @@ type World struct {
 
 // instance is one process of the service.
 type instance struct {
-	*process
+	*testbed.Process
 	Port int
 }
 
@@ -62,14 +63,14 @@ func (l *Lab) NewWorld(ctx context.Context, name string, redis []int) (*World, e
 	for _, d := range databaseNames() {
 		create = append(create, `CREATE DATABASE "`+name+"_"+d+`"`)
 	}
-	if err := l.SQL(ctx, "postgres", create...); err != nil {
+	if err := l.Postgres.SQL(ctx, "postgres", create...); err != nil {
 		return nil, err
 	}
-	if _, _, err := Output(ctx, w.env(), nil, filepath.Join(l.Dir, "flashsale"), "migrate"); err != nil {
+	if _, _, err := testbed.Output(ctx, w.env(), nil, filepath.Join(l.Dir, "flashsale"), "migrate"); err != nil {
 		return nil, err
 	}
 	var err error
-	if w.Books, err = pgxpool.New(ctx, l.DatabaseURL(name+"_inventory")); err != nil {
+	if w.Books, err = pgxpool.New(ctx, l.Postgres.URL(name+"_inventory")); err != nil {
 		return nil, err
 	}
 	w.gate, err = redisstock.Open(ctx, w.shards, redisstock.Options{})
@@ -79,8 +80,8 @@ func (l *Lab) NewWorld(ctx context.Context, name string, redis []int) (*World, e
 // env is the service's configuration: its defaults, but for names, addresses and secrets, and for a
 // life of access tokens that outlasts the run.
 func (w *World) env() []string {
-	return append(append(BaseEnv(),
-		"DATABASE_URL="+w.lab.DatabaseURL(w.Name+"_{database}"), "REDIS_URLS="+strings.Join(w.shards, ","), "TOKEN_SECRETS="+w.lab.secret,
+	return append(append(testbed.BaseEnv(),
+		"DATABASE_URL="+w.lab.Postgres.URL(w.Name+"_{database}"), "REDIS_URLS="+strings.Join(w.shards, ","), "TOKEN_SECRETS="+w.lab.secret,
 		"OPERATOR_PASSWORD="+w.lab.Password, "FLASHSALE_ACCESS_TTL="+tokenTTL.String(), "FLASHSALE_LOG_LEVEL=warn",
 	), w.More...)
 }
@@ -89,31 +90,25 @@ func (w *World) env() []string {
 func (w *World) Start(ctx context.Context, port int) (*instance, error) {
 	if port == 0 {
 		var err error
-		if port, err = FreePort(ctx); err != nil {
+		if port, err = testbed.FreePort(ctx); err != nil {
 			return nil, err
 		}
 	}
 	name := fmt.Sprintf("flashsale-%s-%d", w.Name, len(w.Instances))
-	p, err := spawn(ctx, w.lab.Dir, name, syscall.SIGTERM, append(w.env(), "FLASHSALE_LISTEN=127.0.0.1:"+strconv.Itoa(port)), nil,
+	p, err := testbed.Spawn(ctx, w.lab.Dir, name, syscall.SIGTERM, append(w.env(), "FLASHSALE_LISTEN=127.0.0.1:"+strconv.Itoa(port)), nil,
 		filepath.Join(w.lab.Dir, "flashsale"), "serve")
 	if err != nil {
 		return nil, err
 	}
-	i := &instance{process: p, Port: port}
+	i := &instance{Process: p, Port: port}
 	w.Instances = append(w.Instances, i)
-	return i, i.ready(ctx, 2*time.Minute, func(ctx context.Context) error {
-		status, _, err := Call(ctx, http.MethodGet, i.Base()+"/readyz", "", nil, nil)
-		if err == nil && status != http.StatusOK {
-			err = fmt.Errorf("readyz answers %d", status)
-		}
-		return err
-	})
+	return i, i.Ready(ctx, 2*time.Minute, testbed.Answers(i.Base()+"/readyz"))
 }
 
 // StopFrom stops the instances after the first n.
 func (w *World) StopFrom(n int) {
 	for _, i := range w.Instances[min(n, len(w.Instances)):] {
-		i.stop(syscall.SIGTERM)
+		i.Stop(syscall.SIGTERM)
 	}
 	w.Instances = w.Instances[:min(n, len(w.Instances))]
 }
@@ -132,7 +127,7 @@ func (w *World) close() {
 func (w *World) Pause() error {
 	var errs []error
 	for _, i := range w.Instances {
-		errs = append(errs, i.pause())
+		errs = append(errs, i.Pause())
 	}
 	return errors.Join(errs...)
 }
@@ -141,7 +136,7 @@ func (w *World) Pause() error {
 func (w *World) Resume() error {
 	var errs []error
 	for _, i := range w.Instances {
-		errs = append(errs, i.resume())
+		errs = append(errs, i.Resume())
 	}
 	return errors.Join(errs...)
 }
@@ -320,7 +315,7 @@ func (w *World) audit(ctx context.Context) ([]audit.Check, error) {
 	if w.Roles != "" {
 		args = append(args, "--roles="+w.Roles)
 	}
-	text, _, failed := Output(ctx, w.env(), nil, filepath.Join(w.lab.Dir, "flashsale"), args...)
+	text, _, failed := testbed.Output(ctx, w.env(), nil, filepath.Join(w.lab.Dir, "flashsale"), args...)
 	var checks []audit.Check
 	if err := json.Unmarshal([]byte(text), &checks); err != nil {
 		return nil, errors.Join(failed, fmt.Errorf("the audit of %s is not readable: %w", w.Name, err))
@@ -374,7 +369,9 @@ func Post(ctx context.Context, url, token string, in, out any) error {
 }
 
 // Checkpoint writes out what PostgreSQL owes to the disk, outside of any measurement.
-func (l *Lab) Checkpoint(ctx context.Context) error { return l.SQL(ctx, "postgres", "CHECKPOINT") }
+func (l *Lab) Checkpoint(ctx context.Context) error {
+	return l.Postgres.SQL(ctx, "postgres", "CHECKPOINT")
+}
 
 // round writes the files that reserve.lua reads.
 func (l *Lab) round(name string, bodies []string) error {

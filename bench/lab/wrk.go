@@ -2,10 +2,10 @@ package lab
 
 import (
 	"errors"
+	"flashsale/bench/testbed"
 	"fmt"
 	"regexp"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -34,7 +34,7 @@ func parseWrk(text string) (wrkResult, error) {
 	var r wrkResult
 	total, rate := wrkTotal.FindStringSubmatch(text), wrkRate.FindStringSubmatch(text)
 	if total == nil || rate == nil {
-		return r, fmt.Errorf("wrk gave no figures:\n%s", Tail(text))
+		return r, fmt.Errorf("wrk gave no figures:\n%s", testbed.Tail(text))
 	}
 	var errs []error
 	whole := func(s string) int64 {
@@ -69,10 +69,4 @@ func parseWrk(text string) (wrkResult, error) {
 		r.GoodRate = r.Rate * float64(r.GoodCount) / float64(r.Requests)
 	}
 	return r, errors.Join(errs...)
-}
-
-// Tail returns the last lines of a text.
-func Tail(s string) string {
-	lines := strings.Split(strings.TrimSpace(s), "\n")
-	return strings.Join(lines[max(0, len(lines)-15):], "\n")
 }

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"flashsale/bench/testbed"
 	"flashsale/testenv"
 	"fmt"
 	"net/http"
@@ -201,7 +202,7 @@ type servers struct {
 
 // claim returns a port that is this run's until it stops.
 func (s *servers) claim(ctx context.Context) (int, error) {
-	port, release, err := testenv.ClaimPort(ctx)
+	port, release, err := testbed.ClaimPort(ctx)
 	if err == nil {
 		s.mu.Lock()
 		s.stops = append(s.stops, release)
@@ -331,7 +332,7 @@ func (s *servers) influx(ctx context.Context) error {
 	if os.Getenv(testenv.InfluxURLVar) != "" {
 		return nil
 	}
-	bin, err := testenv.Build(ctx, testenv.InfluxModule, testenv.InfluxVersion, testenv.InfluxPackage)
+	bin, err := testbed.BuildInflux(ctx)
 	if err != nil {
 		return fmt.Errorf("InfluxDB (or set %s): %w", testenv.InfluxURLVar, err)
 	}
@@ -346,10 +347,7 @@ func (s *servers) influx(ctx context.Context) error {
 		}
 	}
 	conf := filepath.Join(home, "conf")
-	text := fmt.Sprintf("reporting-disabled = true\nbind-address = \"127.0.0.1:%d\"\n[meta]\ndir = %q\n[data]\ndir = %q\nwal-dir = %q\n"+
-		"[http]\nbind-address = \"127.0.0.1:%d\"\nflux-enabled = true\nlog-enabled = false\n[monitor]\nstore-enabled = false\n",
-		ports[1], filepath.Join(home, "meta"), filepath.Join(home, "data"), filepath.Join(home, "wal"), ports[0])
-	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(conf, []byte(testbed.InfluxConfig(home, ports[0], ports[1])), 0o600); err != nil {
 		return err
 	}
 	cmd, err := start(log, nil, nil, bin, "-config", conf)
@@ -358,17 +356,7 @@ func (s *servers) influx(ctx context.Context) error {
 	}
 	url := fmt.Sprintf("http://127.0.0.1:%d", ports[0])
 	s.add("InfluxDB", func() { end(cmd, syscall.SIGTERM) }, testenv.InfluxURLVar+"="+url)
-	return ready(ctx, "InfluxDB", log, 120*time.Second, func(ctx context.Context) error {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/ping", nil)
-		if err != nil {
-			return err
-		}
-		resp, err := http.DefaultClient.Do(req)
-		if err != nil {
-			return err
-		}
-		return resp.Body.Close()
-	})
+	return ready(ctx, "InfluxDB", log, 120*time.Second, testbed.Answers(url+"/ping"))
 }
 
 func (s *servers) rabbitmq(ctx context.Context) error {

@@ -1,7 +1,8 @@
-package lab
+package testbed
 
 import (
 	"context"
+	"flashsale/id"
 	"fmt"
 	"os"
 	"os/exec"
@@ -13,8 +14,8 @@ import (
 	"time"
 )
 
-// describeMachine says what the figures were taken on.
-func describeMachine(dir string) (map[string]string, error) {
+// Describe says what the figures were taken on.
+func Describe(dir string) (map[string]string, error) {
 	m := map[string]string{"cores": fmt.Sprint(runtime.NumCPU())}
 	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil {
 		for line := range strings.SplitSeq(string(b), "\n") {
@@ -86,14 +87,14 @@ func syncTime(dir string) (float64, error) {
 		if err := syscall.Fdatasync(int(f.Fd())); err != nil {
 			return 0, err
 		}
-		took = append(took, ms(time.Since(began)))
+		took = append(took, float64(time.Since(began))/float64(time.Millisecond))
 	}
 	slices.Sort(took)
-	return Percentile(took, 0.5), nil
+	return took[len(took)/2], nil
 }
 
-// checkoutRoot returns the folder of the module that the command was started in.
-func checkoutRoot() (string, error) {
+// Checkout returns the folder of the module that the command was started in.
+func Checkout() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
 		return "", err
@@ -108,8 +109,8 @@ func checkoutRoot() (string, error) {
 	}
 }
 
-// commitOf returns the checkout's commit and whether there is more than it holds.
-func commitOf(ctx context.Context, root string) (string, bool, error) {
+// CommitOf returns the checkout's commit and whether there is more than it holds.
+func CommitOf(ctx context.Context, root string) (string, bool, error) {
 	git := func(args ...string) (string, error) {
 		cmd := exec.CommandContext(ctx, "git", append([]string{"-C", root}, args...)...)
 		out, err := cmd.Output()
@@ -121,4 +122,16 @@ func commitOf(ctx context.Context, root string) (string, bool, error) {
 	}
 	status, err := git("status", "--porcelain")
 	return commit, status != "", err
+}
+
+// Folder makes a temporary folder with a name of its own. It is below the system's when parent is empty.
+func Folder(parent, prefix string) (string, error) {
+	if parent == "" {
+		parent = os.TempDir()
+	}
+	dir, err := filepath.Abs(filepath.Join(parent, prefix+id.New(time.Now()).String()))
+	if err != nil {
+		return "", err
+	}
+	return dir, os.Mkdir(dir, 0o755) // PostgreSQL and nginx's workers are other users
 }

@@ -1,4 +1,4 @@
-package lab
+package testbed
 
 import (
 	"fmt"
@@ -39,12 +39,88 @@ func parseStat(text string) (procStat, error) {
 	return procStat{parent: int(n[0]), own: time.Duration(n[1]+n[2]) * tick, reaped: time.Duration(n[3]+n[4]) * tick}, nil
 }
 
-// cpuOf returns the CPU time of processes and all their children, ended ones included: what a child
-// used moves to its parent when it ends.
-func cpuOf(pids ...int) (time.Duration, error) {
-	files, err := filepath.Glob("/proc/[0-9]*/stat")
+// Snapshot is what the processes of this machine had used at one moment.
+type Snapshot struct{ all map[int]procStat }
+
+// Look takes a snapshot.
+func Look() (Snapshot, error) {
+	all, err := processes()
+	return Snapshot{all}, err
+}
+
+// tree lists a process and all its children, or nothing when it is gone.
+func (s Snapshot) tree(root int) (pids []int) {
+	if _, ok := s.all[root]; !ok {
+		return nil
+	}
+	for pid := range s.all {
+		if pid == root || descends(s.all, pid, root) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// CPU returns the time of a process and all its children, ended ones included: what a child used moves to its parent
+// when it ends.
+func (s Snapshot) CPU(pid int) (time.Duration, error) {
+	tree := s.tree(pid)
+	if len(tree) == 0 {
+		return 0, fmt.Errorf("process %d is gone", pid)
+	}
+	var sum time.Duration
+	for _, p := range tree {
+		sum += s.all[p].own + s.all[p].reaped
+	}
+	return sum, nil
+}
+
+// Memory returns what a process and all its children have of the machine's memory, in bytes. Pages that several of
+// them share are counted once, as the kernel divides them (Pss).
+func (s Snapshot) Memory(pid int) (int64, error) {
+	tree := s.tree(pid)
+	if len(tree) == 0 {
+		return 0, fmt.Errorf("process %d is gone", pid)
+	}
+	file, name := "status", "VmRSS:" // much cheaper, and the same for one process
+	if len(tree) > 1 {
+		file, name = "smaps_rollup", "Pss:"
+	}
+	var sum int64
+	for _, p := range tree {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", p, file))
+		if err != nil {
+			continue // it has ended meanwhile
+		}
+		if n, err := kilobytes(string(b), name); err == nil { // one that is ending has none any more
+			sum += n
+		}
+	}
+	return sum, nil
+}
+
+// CPUOf returns the CPU time of processes and all their children.
+func CPUOf(pids ...int) (time.Duration, error) {
+	s, err := Look()
 	if err != nil {
 		return 0, err
+	}
+	var sum time.Duration
+	for _, pid := range pids {
+		cpu, err := s.CPU(pid)
+		if err != nil {
+			return 0, err
+		}
+		sum += cpu
+	}
+	return sum, nil
+}
+
+// processes reads all that run on this machine.
+func processes() (map[int]procStat, error) {
+	files, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		return nil, err
 	}
 	all := map[int]procStat{}
 	for _, f := range files {
@@ -54,23 +130,12 @@ func cpuOf(pids ...int) (time.Duration, error) {
 		}
 		s, err := parseStat(string(b))
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
 		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(f)))
 		all[pid] = s
 	}
-	var sum time.Duration
-	for _, root := range pids {
-		if _, ok := all[root]; !ok {
-			return 0, fmt.Errorf("process %d is gone", root)
-		}
-		for pid, s := range all {
-			if pid == root || descends(all, pid, root) {
-				sum += s.own + s.reaped
-			}
-		}
-	}
-	return sum, nil
+	return all, nil
 }
 
 func descends(all map[int]procStat, pid, root int) bool {
@@ -87,9 +152,9 @@ func descends(all map[int]procStat, pid, root int) bool {
 	return false
 }
 
-// machineBusy returns the time that all cores were busy, other guests' included: what the whole
+// MachineBusy returns the time that all cores were busy, other guests' included: what the whole
 // machine did beside the benchmark is told with the figures.
-func machineBusy() (time.Duration, error) {
+func MachineBusy() (time.Duration, error) {
 	b, err := os.ReadFile("/proc/stat")
 	if err != nil {
 		return 0, err

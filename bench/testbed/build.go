@@ -1,4 +1,4 @@
-package testenv
+package testbed
 
 import (
 	"context"
@@ -8,20 +8,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 )
 
-// Servers that no package of the system offers are built from their Go modules, with the
-// dependencies that they were released with.
-const (
-	InfluxModule  = "github.com/influxdata/influxdb"
-	InfluxVersion = "v1.8.10"
-	InfluxPackage = "./cmd/influxd"
-)
-
-// Build builds the program of a package of a module, unless that was done before, and returns its path. It
-// takes a minute or so the first time. Several processes may call it at once: one builds, the others wait.
+// Build builds the program of a package of another module, with the dependencies that it was released with, unless that
+// was done before, and returns its path: for servers that no package of the system offers. It takes a minute or so the first time. Several processes may call it at once: one builds, the others wait.
 func Build(ctx context.Context, module, version, pkg string) (string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
@@ -55,8 +46,19 @@ func Build(ctx context.Context, module, version, pkg string) (string, error) {
 	build.Dir = found.Dir
 	build.Env = append(os.Environ(), "GOFLAGS=", "GOWORK=off")
 	if out, err := build.CombinedOutput(); err != nil {
-		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
-		return "", fmt.Errorf("build %s of %s %s: %w\n%s", pkg, module, version, err, strings.Join(lines[max(0, len(lines)-10):], "\n"))
+		return "", fmt.Errorf("build %s of %s %s: %w\n%s", pkg, module, version, err, Tail(string(out)))
 	}
 	return bin, os.Rename(bin+".new", bin)
+}
+
+// Compile builds programs of the checkout into a folder, each by the last part of its package's name.
+func Compile(ctx context.Context, root, dir string, packages ...string) error {
+	for _, pkg := range packages {
+		cmd := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(dir, filepath.Base(pkg)), pkg)
+		cmd.Dir = root
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("go build %s: %w\n%s", pkg, err, Tail(string(out)))
+		}
+	}
+	return nil
 }
