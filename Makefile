@@ -3,7 +3,7 @@ TOOL := go tool -modfile=tools/go.mod
 PKGS ?= ./...
 
 .DEFAULT_GOAL := help
-.PHONY: help test lint fmt build demo bench-core bench-async bench-telemetry test-telemetry faults clean
+.PHONY: help test lint fmt build demo bench-core bench-async bench-telemetry test-telemetry faults ab clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ bench-async: ## the asynchronous wiring against the synchronous one and a bare p
 
 bench-telemetry: ## what metrics, collector and tracing cost the reserve path, in one run on private servers (minutes)
 	go run ./bench/core --only=telemetry --repeats=6 --round=3s
+
+ab: ## synchronous or asynchronous? the checkout journey through both wirings, report in bench/results (25 minutes)
+	go run ./cmd/flashsale bench ab $(AB_FLAGS)
 
 clean: ## remove what build and serve leave behind
 	rm -rf flashsale data

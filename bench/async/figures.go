@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"flashsale/bench/lab"
+	"flashsale/bench/testbed"
 	"fmt"
 	"math"
 	"net/http"
@@ -270,7 +271,7 @@ func (b *bench) decided(ctx context.Context) ([]lab.Figure, error) {
 	b.best = min(f.Value.Median, f.Baseline.Median)
 	f.Notes = append(f.Notes,
 		fmt.Sprintf("acknowledged %s/s, the last decision %.2f s and the last order %.2f s after the load; synchronous: the last order %.2f s",
-			lab.Number(medians(ms, func(r round) float64 { return r.Answers })), medians(ms, func(r round) float64 { return r.drained }),
+			testbed.Number(medians(ms, func(r round) float64 { return r.Answers })), medians(ms, func(r round) float64 { return r.drained }),
 			medians(ms, func(r round) float64 { return r.drained + r.ordered }), medians(bases, func(r round) float64 { return r.drained + r.ordered })),
 		fmt.Sprintf("CPU µs per reservation, synchronous: service %s, PostgreSQL %s, Redis %s, wrk %s", cost(bases, "service"), cost(bases, "PostgreSQL"), cost(bases, "Redis"), cost(bases, "wrk")))
 	p95 := latencies("acknowledgement p95, closed loop", "the synchronous wiring in the same rounds", bases, ms)
@@ -285,13 +286,13 @@ func (b *bench) decided(ctx context.Context) ([]lab.Figure, error) {
 	per := lab.NewSeries([]float64{float64(after-before) / float64(reserved)})
 	messages := lab.Figure{
 		Name: "messages per reservation", Unit: "published, by the broker's count", Value: per,
-		Notes: []string{fmt.Sprintf("%s messages carried %s reservation.requested and as many reservation.held", lab.Thousands(after-before), lab.Thousands(reserved))},
+		Notes: []string{fmt.Sprintf("%s messages carried %s reservation.requested and as many reservation.held", testbed.Thousands(after-before), testbed.Thousands(reserved))},
 	}
 	return []lab.Figure{f.NoLessThan(0.9), p95, messages}, nil
 }
 
 func cost(rs []round, part string) string {
-	return lab.Number(medians(rs, func(r round) float64 { return r.Cost(part) }))
+	return testbed.Number(medians(rs, func(r round) float64 { return r.Cost(part) }))
 }
 
 // messages is how many messages the broker has been sent in all. It counts every five seconds.
@@ -348,6 +349,6 @@ func (b *bench) latency(ctx context.Context) ([]lab.Figure, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := latencies(fmt.Sprintf("acknowledgement p95 at %s/s", lab.Number(half)), "the synchronous wiring at the same rate, half of the slower one's best; times run from the moment a request was due", bases, ms)
+	f := latencies(fmt.Sprintf("acknowledgement p95 at %s/s", testbed.Number(half)), "the synchronous wiring at the same rate, half of the slower one's best; times run from the moment a request was due", bases, ms)
 	return []lab.Figure{f}, nil
 }

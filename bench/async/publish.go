@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"flashsale/bench/lab"
+	"flashsale/bench/testbed"
 	"flashsale/id"
 	"flashsale/inventory"
 	"flashsale/reservation"
@@ -96,7 +97,7 @@ func (b *bench) publish(ctx context.Context) ([]lab.Figure, error) {
 }
 
 func median(ms []lab.Measured, part string) string {
-	return lab.Number(lab.Median(lab.Pick(ms, lab.Part(part))))
+	return testbed.Number(lab.Median(lab.Pick(ms, lab.Part(part))))
 }
 
 // sendRound sends by the transport, from many goroutines as requests do.

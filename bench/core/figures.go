@@ -148,8 +148,8 @@ func (b *bench) overHTTP(ctx context.Context, name string, servicePort, echoPort
 	f := lab.Compare(name, "durable reservations/s", "a bare Fiber echo of the same requests, wrk -t2 -c200", bases, ms, lab.Rate)
 	f.CPU["echo"] = 0
 	f.Notes = append(f.Notes,
-		fmt.Sprintf("CPU µs per echo: echo %s, nginx %s, wrk %s, machine %s", lab.Number(lab.Median(lab.Pick(bases, lab.Part("echo")))), lab.Number(lab.Median(lab.Pick(bases, lab.Part("nginx")))),
-			lab.Number(lab.Median(lab.Pick(bases, lab.Part("wrk")))), lab.Number(lab.Median(lab.Pick(bases, lab.Part(lab.Machine))))),
+		fmt.Sprintf("CPU µs per echo: echo %s, nginx %s, wrk %s, machine %s", testbed.Number(lab.Median(lab.Pick(bases, lab.Part("echo")))), testbed.Number(lab.Median(lab.Pick(bases, lab.Part("nginx")))),
+			testbed.Number(lab.Median(lab.Pick(bases, lab.Part("wrk")))), testbed.Number(lab.Median(lab.Pick(bases, lab.Part(lab.Machine))))),
 		fmt.Sprintf("latency p50 / p99, closed loop: %.2f / %.2f ms; echo %.2f / %.2f ms",
 			lab.Median(lab.Pick(ms, func(m lab.Measured) float64 { return float64(m.P50.Microseconds()) / 1000 })), lab.Median(lab.Pick(ms, func(m lab.Measured) float64 { return float64(m.P99.Microseconds()) / 1000 })),
 			lab.Median(lab.Pick(bases, func(m lab.Measured) float64 { return float64(m.P50.Microseconds()) / 1000 })), lab.Median(lab.Pick(bases, func(m lab.Measured) float64 { return float64(m.P99.Microseconds()) / 1000 }))))
@@ -227,7 +227,7 @@ func (b *bench) takes(ctx context.Context) ([]lab.Figure, error) {
 	f := lab.Compare("takes at the gate", "takes/s", "redis-benchmark -c 50 -P 64 with the same script on the same server", bases, ms, lab.Rate)
 	f.Stock, f.CPU, f.Outside = nil, nil, 0 // redis-benchmark is nobody's part
 	f.Notes = append(f.Notes, fmt.Sprintf("%d goroutines on one Redis server; CPU µs per take: Redis %s, the gate's side %s; Redis under redis-benchmark %s", takers,
-		lab.Number(lab.Median(lab.Pick(ms, lab.Part("Redis")))), lab.Number(lab.Median(lab.Pick(ms, lab.Part(lab.Harness)))), lab.Number(lab.Median(lab.Pick(bases, lab.Part("Redis"))))))
+		testbed.Number(lab.Median(lab.Pick(ms, lab.Part("Redis")))), testbed.Number(lab.Median(lab.Pick(ms, lab.Part(lab.Harness)))), testbed.Number(lab.Median(lab.Pick(bases, lab.Part("Redis"))))))
 	return []lab.Figure{f.NoLessThan(0.7)}, nil
 }
 
@@ -298,7 +298,7 @@ func (b *bench) hotRow(ctx context.Context) ([]lab.Figure, error) {
 	}
 	f := lab.Compare("reservations against a hot row", "durable reservations/s",
 		"pgbench -c 32 -M prepared: a transaction per reservation that updates the one row and inserts a row, same server", bases, ms, lab.Rate)
-	f.Notes = append(f.Notes, fmt.Sprintf("CPU µs per transaction of the baseline: PostgreSQL %s", lab.Number(lab.Median(lab.Pick(bases, lab.Part("PostgreSQL"))))))
+	f.Notes = append(f.Notes, fmt.Sprintf("CPU µs per transaction of the baseline: PostgreSQL %s", testbed.Number(lab.Median(lab.Pick(bases, lab.Part("PostgreSQL"))))))
 	return []lab.Figure{f.NoLessThan(15)}, nil
 }
 
@@ -368,9 +368,9 @@ func (b *bench) latency(ctx context.Context) ([]lab.Figure, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := lab.Compare(fmt.Sprintf("p99 at half of the best rate (%s/s)", lab.Number(half)), "ms, open loop",
+	f := lab.Compare(fmt.Sprintf("p99 at half of the best rate (%s/s)", testbed.Number(half)), "ms, open loop",
 		"the echo's p99 at the same rate; times run from the moment a request was due", bases, ms, lab.Rate)
-	f.Notes = append(f.Notes, fmt.Sprintf("p50 %s ms, echo %s ms; the generator sent %s ms late at its p99, at the worst", lab.Number(lab.Median(p50)), lab.Number(lab.Median(base50)), lab.Number(lab.NewSeries(late).Max)))
+	f.Notes = append(f.Notes, fmt.Sprintf("p50 %s ms, echo %s ms; the generator sent %s ms late at its p99, at the worst", testbed.Number(lab.Median(p50)), testbed.Number(lab.Median(base50)), testbed.Number(lab.NewSeries(late).Max)))
 	return []lab.Figure{f.NoMoreThan(5)}, nil
 }
 
@@ -429,7 +429,7 @@ func (b *bench) instances(ctx context.Context) ([]lab.Figure, error) {
 	}
 	var figures []lab.Figure
 	for _, n := range []int{2, 4} {
-		f := lab.Compare(fmt.Sprintf("cost with %d instances at %s/s in all", n, lab.Number(half)), "CPU µs per reservation: service, PostgreSQL, Redis",
+		f := lab.Compare(fmt.Sprintf("cost with %d instances at %s/s in all", n, testbed.Number(half)), "CPU µs per reservation: service, PostgreSQL, Redis",
 			"one instance at the same load, open loop", rounds[1], rounds[n], engineCost)
 		figures = append(figures, f.NoMoreThan(1.2))
 	}
@@ -520,7 +520,7 @@ func (b *bench) holdMemory(ctx context.Context, w *lab.World) (lab.Figure, error
 		last, holds = now, holds+m.Stock.Reserved
 	}
 	f.Value = lab.NewSeries(grown)
-	f.Notes = append(f.Notes, fmt.Sprintf("growth of RssAnon per hold from round to round; at the end %s MB with %s live holds", lab.Number(float64(last)/(1<<20)), lab.Thousands(holds)))
+	f.Notes = append(f.Notes, fmt.Sprintf("growth of RssAnon per hold from round to round; at the end %s MB with %s live holds", testbed.Number(float64(last)/(1<<20)), testbed.Thousands(holds)))
 	return f, nil
 }
 
@@ -597,7 +597,7 @@ func (b *bench) rejects(ctx context.Context) ([]lab.Figure, error) {
 	per := lab.NewSeries([]float64{max(0, extra) / float64(rejected)})
 	touch := lab.Figure{
 		Name: "PostgreSQL commits per reject", Unit: "beyond those of an idle service", Value: per, Ratio: &per,
-		Notes: []string{fmt.Sprintf("%.0f commits beyond the idle service's, over %s rejects", extra, lab.Thousands(rejected))},
+		Notes: []string{fmt.Sprintf("%.0f commits beyond the idle service's, over %s rejects", extra, testbed.Thousands(rejected))},
 	}
 	return []lab.Figure{f, touch.NoMoreThan(0.001)}, nil
 }
@@ -763,7 +763,7 @@ func (b *bench) scale(ctx context.Context) ([]lab.Figure, error) {
 		}
 		w.StopFrom(0)
 	}
-	what := fmt.Sprintf("%s items, %s past buyers", lab.Thousands(int64(b.opts.items)), lab.Thousands(int64(b.opts.buyers)))
+	what := fmt.Sprintf("%s items, %s past buyers", testbed.Thousands(int64(b.opts.items)), testbed.Thousands(int64(b.opts.buyers)))
 	const against = "1 item and no past buyers, each in databases of its own on the same servers, wrk -t2 -c200"
 	const unit = "CPU µs per reservation: service, PostgreSQL, Redis"
 	var figures []lab.Figure

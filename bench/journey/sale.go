@@ -58,7 +58,7 @@ func OpenSale(ctx context.Context, c Crowd) (Sale, error) {
 	}
 	s := Sale{ID: sale.ID, SKU: sku, Product: product.ID}
 	// The books may open a moment later than the catalogue says: wait for the live stock.
-	err = op.until(ctx, "wait for stock", "/api/v1/sales/"+sale.ID, 15*time.Second, func(a reply) (bool, error) {
+	err = op.until(ctx, "wait for stock", "/api/v1/sales/"+sale.ID, max(c.Decide, 15*time.Second), func(a reply) (bool, error) {
 		var now struct {
 			Status string `json:"status"`
 			Items  []struct {

@@ -3,7 +3,7 @@
 //   k6 run -e VUS=50 -e RATE=200 -e DURATION=30s bench/k6/browse.js
 import exec from 'k6/execution';
 import http from 'k6/http';
-import { Shopper, base, common, demands, goods, report, sessions, shoppers, steps, unexpected } from './shop.js';
+import { base, common, demands, goods, report, sessions, shoppers, steps, turn, unexpected } from './shop.js';
 
 const duration = __ENV.DURATION || '30s';
 const rate = Number(__ENV.RATE || 100);
@@ -41,20 +41,10 @@ export function browse(data) {
   }
 }
 
-let crowd;
-let body;
-
 export function sell(data) {
-  if (!crowd) {
-    crowd = data.tokens.map((token, n) => {
-      const s = new Shopper(n, token);
-      s.prepare();
-      return s;
-    });
-    body = JSON.stringify({ sale_id: data.item.sale, sku: data.item.sku, quantity: 1 });
-  }
   const n = exec.scenario.iterationInTest;
-  crowd[n % crowd.length].reserve(`${tag}-sell-${n}`, body);
+  const me = turn(data, n);
+  me.reserve(`${tag}-sell-${n}`, me.body);
 }
 
 export const handleSummary = report;

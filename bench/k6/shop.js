@@ -47,6 +47,7 @@ export function steps(names, bound) {
 const ok = http.expectedStatuses(200);
 const created = http.expectedStatuses(201);
 const decided = http.expectedStatuses(201, 409); // whether a 409 is "sold out" is looked at
+const early = http.expectedStatuses(201, 409, 422); // likewise "not open", before the sale opens
 const paid = http.expectedStatuses(201, 202);
 
 function surprise(step, res) {
@@ -113,9 +114,11 @@ export class Shopper {
   }
 
   // reserve returns the reservation's id, or '' when there is none. While another request of the same shopper is on its way,
-  // the gate cannot tell whether a refused one is the same again, and asks to repeat it: that is done, with its key.
-  reserve(key, body) {
+  // the gate cannot tell whether a refused one is the same again, and asks to repeat it: that is done, with its key. "Not open" is unexpected, unless there is a
+  // counter for it.
+  reserve(key, body, notOpen) {
     this.reserveParams.headers['Idempotency-Key'] = key;
+    this.reserveParams.responseCallback = notOpen ? early : decided;
     let res;
     for (let tries = 0; tries < 20; tries += 1) {
       res = http.post(`${base}/api/v1/reservations`, body, this.reserveParams);
@@ -129,6 +132,10 @@ export class Shopper {
     }
     if (res.status === 409 && res.body && (res.body.includes('/problems/sold-out') || res.body.includes('/problems/held-out'))) {
       soldOut.add(1);
+      return '';
+    }
+    if (notOpen && res.status === 422 && res.body && res.body.includes('/problems/sale-not-open')) {
+      notOpen.add(1);
       return '';
     }
     surprise('reserve', res);
@@ -188,6 +195,22 @@ export function sessions(count) {
     }
   }
   return tokens;
+}
+
+// turn returns whose turn it is at the nth arrival, with what they ask for as body: for the scripts in which
+// reservations arrive at a rate. data is what setup returned.
+let crowd;
+export function turn(data, n) {
+  if (!crowd) {
+    const body = JSON.stringify({ sale_id: data.item.sale, sku: data.item.sku, quantity: 1 });
+    crowd = data.tokens.map((token, i) => {
+      const s = new Shopper(i, token);
+      s.prepare();
+      s.body = body;
+      return s;
+    });
+  }
+  return crowd[n % crowd.length];
 }
 
 // report writes the summary as JSON, and a few lines for people. early is how long it took before the load began, s.

@@ -3,11 +3,11 @@
 //   k6 run -e RATE=2000 -e DURATION=10s bench/k6/spike.js          one rate
 //   k6 run -e RATES=500,1000,2000 -e DURATION=6s bench/k6/spike.js  one after another: which is the highest that holds?
 //   k6 run -e OPENS_AT=1767225600000 -e RATE=2000 bench/k6/spike.js the opening second of a sale (ms since 1970), from three
-//                                                                   seconds before: "not open" is the answer until then
+//                                                                   seconds before (SALE, SKU and PRODUCT say which): "not open" is the answer until then
+import { sleep } from 'k6';
 import exec from 'k6/execution';
-import http from 'k6/http';
 import { Counter, Trend } from 'k6/metrics';
-import { Shopper, base, common, demands, goods, report, sessions, shoppers, steps } from './shop.js';
+import { common, demands, goods, report, sessions, shoppers, steps, turn } from './shop.js';
 
 const rates = (__ENV.RATES || __ENV.RATE || '1000').split(',').map(Number);
 const opens = Number(__ENV.OPENS_AT || 0);
@@ -32,37 +32,21 @@ rates.forEach((rate, i) => {
   thresholds[`dropped_iterations{scenario:${name}}`] = ['count==0'];
 });
 
-export const options = Object.assign({}, common, { scenarios, thresholds, setupTimeout: '120s' });
+export const options = Object.assign({}, common, { scenarios, thresholds, setupTimeout: '300s' });
 
 export function setup() {
-  return { item: goods(), tokens: sessions(Math.min(shoppers, Number(__ENV.SESSIONS || 64))) };
+  const data = { item: goods(), tokens: sessions(Math.min(shoppers, Number(__ENV.SESSIONS || 64))) };
+  if (opens > 0) sleep(Math.max(0, (opens - 3000 - Date.now()) / 1000));
+  return data;
 }
 
-let crowd;
-let body;
-const waiting = http.expectedStatuses(201, 409, 422);
-
 export default function (data) {
-  if (!crowd) {
-    crowd = data.tokens.map((token, n) => {
-      const s = new Shopper(n, token);
-      s.prepare();
-      return s;
-    });
-    body = JSON.stringify({ sale_id: data.item.sale, sku: data.item.sku, quantity: 1 });
-  }
   const n = exec.scenario.iterationInTest;
-  const me = crowd[n % crowd.length];
+  const me = turn(data, n);
   const key = `${tag}-${exec.scenario.name}-${n}`;
   const now = Date.now();
-  if (opens > 0 && now < opens + 250) { // the terms of a sale may be 250 ms old
-    me.reserveParams.headers['Idempotency-Key'] = key;
-    const res = http.post(`${base}/api/v1/reservations`, body, Object.assign({}, me.reserveParams, { responseCallback: waiting }));
-    if (res.status === 422 && res.body.includes('/problems/sale-not-open')) early.add(1);
-    return;
-  }
-  me.reserve(key, body);
-  if (opens > 0 && now < opens + 1250) opening.add(Date.now() - now);
+  me.reserve(key, me.body, opens > 0 && now < opens + 250 ? early : null); // the terms of a sale may be 250 ms old
+  if (opens > 0 && now >= opens && now < opens + 1000) opening.add(Date.now() - now);
 }
 
 export const handleSummary = report;

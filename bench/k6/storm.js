@@ -7,7 +7,7 @@
 import exec from 'k6/execution';
 import http from 'k6/http';
 import { Counter } from 'k6/metrics';
-import { Shopper, base, common, demands, goods, report, sessions, shoppers, steps, unexpected } from './shop.js';
+import { base, common, demands, goods, report, sessions, shoppers, steps, turn, unexpected } from './shop.js';
 
 const rate = Number(__ENV.RATE || 100);
 const storm = Number(__ENV.STORM || 0);
@@ -28,20 +28,10 @@ export function setup() {
   return { item: goods(), tokens: sessions(Math.min(shoppers, 32)) };
 }
 
-let crowd;
-let body;
-
 export function sell(data) {
-  if (!crowd) {
-    crowd = data.tokens.map((token, n) => {
-      const s = new Shopper(n, token);
-      s.prepare();
-      return s;
-    });
-    body = JSON.stringify({ sale_id: data.item.sale, sku: data.item.sku, quantity: 1 });
-  }
   const n = exec.scenario.iterationInTest;
-  crowd[n % crowd.length].reserve(`${tag}-${n}`, body);
+  const me = turn(data, n);
+  me.reserve(`${tag}-${n}`, me.body);
 }
 
 const either = http.expectedStatuses(200, 503);

@@ -171,17 +171,6 @@ func TestReport(t *testing.T) {
 	}
 }
 
-func TestNumber(t *testing.T) {
-	t.Parallel()
-	for v, want := range map[float64]string{
-		0: "0", 0.0042: "0.0042", 0.44: "0.44", 1.15: "1.15", 12.34: "12.3", 123.4: "123", 1234.5: "1,235", 1234567: "1,234,567",
-	} {
-		if got := Number(v); got != want {
-			t.Errorf("%v is written %q, want %q", v, got, want)
-		}
-	}
-}
-
 func TestReadAnswer(t *testing.T) {
 	t.Parallel()
 	r := bufio.NewReader(strings.NewReader("HTTP/1.1 201 Created\r\ncontent-length: 5\r\nX: y\r\n\r\nhelloHTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"))

@@ -3,6 +3,7 @@ package lab
 import (
 	"encoding/json"
 	"flashsale/audit"
+	"flashsale/bench/testbed"
 	"fmt"
 	"io"
 	"maps"
@@ -105,40 +106,14 @@ func (r Report) writeJSON(w io.Writer) error {
 	return enc.Encode(r)
 }
 
-// Number writes a figure with three digits that matter.
-func Number(v float64) string {
-	switch {
-	case v == 0:
-		return "0"
-	case v >= 1000:
-		return Thousands(int64(v + 0.5))
-	case v >= 100:
-		return fmt.Sprintf("%.0f", v)
-	case v >= 10:
-		return fmt.Sprintf("%.1f", v)
-	case v >= 0.1:
-		return fmt.Sprintf("%.2f", v)
-	}
-	return fmt.Sprintf("%.2g", v)
-}
-
-// Thousands writes a number with commas.
-func Thousands(n int64) string {
-	s := fmt.Sprint(n)
-	for i := len(s) - 3; i > 0; i -= 3 {
-		s = s[:i] + "," + s[i:]
-	}
-	return s
-}
-
 func spread(s *Series) string {
 	if s == nil || len(s.Runs) == 0 {
 		return ""
 	}
 	if len(s.Runs) == 1 {
-		return Number(s.Median)
+		return testbed.Number(s.Median)
 	}
-	return fmt.Sprintf("%s (%s–%s)", Number(s.Median), Number(s.Min), Number(s.Max))
+	return fmt.Sprintf("%s (%s–%s)", testbed.Number(s.Median), testbed.Number(s.Min), testbed.Number(s.Max))
 }
 
 func (f Figure) bound() string {
@@ -146,9 +121,9 @@ func (f Figure) bound() string {
 	case f.Target == 0:
 		return "–"
 	case f.AtMost:
-		return "≤ " + Number(f.Target)
+		return "≤ " + testbed.Number(f.Target)
 	}
-	return "≥ " + Number(f.Target)
+	return "≥ " + testbed.Number(f.Target)
 }
 
 // print writes the report for a person.
@@ -169,7 +144,7 @@ func (r Report) print(out io.Writer) {
 	for _, f := range r.Figures {
 		stock := "\t\t\t"
 		if s := f.Stock; s != nil {
-			stock = fmt.Sprintf("%s\t%d\t%d\t%d", Thousands(s.Reserved), s.Oversold, s.Stranded, s.Lost)
+			stock = fmt.Sprintf("%s\t%d\t%d\t%d", testbed.Thousands(s.Reserved), s.Oversold, s.Stranded, s.Lost)
 		}
 		name := f.Name
 		if f.Unit != "" {
@@ -231,7 +206,7 @@ func (r Report) printCPU(out io.Writer) {
 		for _, c := range columns {
 			cell := "–"
 			if v, ok := f.CPU[c]; ok && v >= 0.05 {
-				cell = Number(v)
+				cell = testbed.Number(v)
 			}
 			fmt.Fprintf(w, "%s\t", cell)
 		}

@@ -54,10 +54,11 @@ holds it while they pay, and gives it back when they don't.`,
   flashsale migrate && flashsale serve    on real servers: DATABASE_URL, REDIS_URLS, AMQP_URL
   flashsale audit                         do the books balance?
   flashsale top                           watch a sale in the terminal
-  flashsale dlq list                      which events could not be handled, and why?`,
+  flashsale dlq list                      which events could not be handled, and why?
+  flashsale bench ab                      synchronous or asynchronous, on this machine?`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	cmd.AddCommand(demoCommand(), serveCommand(), migrateCommand(), auditCommand(), dlqCommand(), topCommand(), healthCommand(), secretsCommand())
+	cmd.AddCommand(demoCommand(), serveCommand(), migrateCommand(), auditCommand(), dlqCommand(), benchCommand(), topCommand(), healthCommand(), secretsCommand())
 	return cmd
 }
