@@ -194,9 +194,13 @@ func (s *stores) openPostgres(ctx context.Context, cfg Config, role string, m *m
 	case "inventory":
 		s.ledger = pgledger.New(pool)
 	case "order":
-		s.orders = pgorder.New(pool)
+		orders := pgorder.New(pool)
+		s.close = append(s.close, orders.Close) // before its pool
+		s.orders = orders
 	case "payment":
-		s.payments = pgpayment.New(pool)
+		payments := pgpayment.New(pool)
+		s.close = append(s.close, payments.Close) // before its pool
+		s.payments = payments
 	case "catalog":
 		s.catalog = pgcatalog.New(pool)
 	case "account":

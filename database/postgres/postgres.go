@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/cenkalti/backoff/v4"
 	"github.com/jackc/pgx/v5"
@@ -138,6 +140,17 @@ func Code(err error) string {
 		return pg.Code
 	}
 	return ""
+}
+
+// Storable returns an error for a text that PostgreSQL refuses: one that is not UTF-8, or has a NUL. Ask before such a text
+// joins a group: the others' transaction would fail with it.
+func Storable(texts ...string) error {
+	for _, t := range texts {
+		if !utf8.ValidString(t) || strings.ContainsRune(t, 0) {
+			return fmt.Errorf("text %.40q cannot be stored: it is not UTF-8, or has a NUL", t)
+		}
+	}
+	return nil
 }
 
 // Constraint returns the constraint that err names, or "".

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"flashsale/audit"
 	"flashsale/database/postgres"
+	"flashsale/groupcommit"
 	"flashsale/id"
 	"flashsale/order"
 	"flashsale/transport"
@@ -29,12 +30,23 @@ var Migrations, _ = fs.Sub(files, "migrations")
 type Store struct {
 	postgres.Outbox
 	postgres.Places
-	pool *pgxpool.Pool
+	pool  *pgxpool.Pool
+	carts *groupcommit.Group[order.Cart, struct{}]
+	items *groupcommit.Group[addition, added]
 }
 
-// New returns the store of a migrated database.
+// New returns the store of a migrated database. Close it when done, before the pool.
 func New(pool *pgxpool.Pool) *Store {
-	return &Store{Outbox: postgres.NewOutbox(pool), Places: postgres.NewPlaces(pool), pool: pool}
+	s := &Store{Outbox: postgres.NewOutbox(pool), Places: postgres.NewPlaces(pool), pool: pool}
+	s.carts = groupcommit.New(maxGroup, maxQueue, parallel, s.createAll)
+	s.items = groupcommit.New(maxGroup, maxQueue, parallel, s.addAll)
+	return s
+}
+
+// Close finishes what is under way. It may be called twice.
+func (s *Store) Close() {
+	s.carts.Close()
+	s.items.Close()
 }
 
 const selectOrders = `SELECT id, user_id, sale, sku, qty, price, total, currency, state, reason, payment, cart, created_at, updated_at, expires_at FROM orders`
@@ -228,22 +240,14 @@ func (s *Store) List(ctx context.Context, user id.ID, after order.Cursor, limit 
 	return out, nil
 }
 
-// Create implements order.Carts.
-func (s *Store) Create(ctx context.Context, c order.Cart) error {
-	if _, err := s.pool.Exec(ctx, `INSERT INTO cart (id, user_id, created_at) VALUES ($1,$2,$3)`, c.ID, c.User, c.CreatedAt); err != nil {
-		return fmt.Errorf("order: create cart: %w", err)
-	}
-	return nil
-}
-
 type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
-func cart(ctx context.Context, q querier, cid, user id.ID, lock string) (order.Cart, error) {
+func cart(ctx context.Context, q querier, cid, user id.ID) (order.Cart, error) {
 	c := order.Cart{ID: cid, User: user}
-	err := q.QueryRow(ctx, `SELECT checked_out, created_at FROM cart WHERE id = $1 AND user_id = $2`+lock, cid, user).Scan(&c.CheckedOut, &c.CreatedAt)
+	err := q.QueryRow(ctx, `SELECT checked_out, created_at FROM cart WHERE id = $1 AND user_id = $2`, cid, user).Scan(&c.CheckedOut, &c.CreatedAt)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return c, order.ErrNotFound
 	}
@@ -263,30 +267,9 @@ func cart(ctx context.Context, q querier, cid, user id.ID, lock string) (order.C
 	return c, err
 }
 
-// Add implements order.Carts. The cart's row is locked, so two additions are one after the other.
-func (s *Store) Add(ctx context.Context, cid, user id.ID, item order.CartItem) (order.Cart, error) {
-	var c order.Cart
-	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		var err error
-		if c, err = cart(ctx, tx, cid, user, ` FOR UPDATE`); err != nil {
-			return err
-		}
-		line, err := c.Merge(item)
-		if err != nil {
-			return err
-		}
-		v := c.Items[line]
-		_, err = tx.Exec(ctx, `INSERT INTO cart_item (cart, line, sale, sku, qty, price, currency) VALUES ($1,$2,$3,$4,$5,$6,$7)
-			ON CONFLICT (cart, line) DO UPDATE SET qty = excluded.qty, price = excluded.price, currency = excluded.currency`,
-			cid, line, v.Sale, v.SKU, v.Quantity, v.UnitPrice.Amount, v.UnitPrice.Currency)
-		return err
-	})
-	return c, own(err, "add item")
-}
-
 // Cart implements order.Carts.
 func (s *Store) Cart(ctx context.Context, cid, user id.ID) (order.Cart, error) {
-	c, err := cart(ctx, s.pool, cid, user, "")
+	c, err := cart(ctx, s.pool, cid, user)
 	return c, own(err, "cart")
 }
 

@@ -7,11 +7,13 @@ import (
 	"errors"
 	"flashsale/audit"
 	"flashsale/database/postgres"
+	"flashsale/groupcommit"
 	"flashsale/id"
 	"flashsale/payment"
 	"flashsale/transport"
 	"fmt"
 	"io/fs"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -28,12 +30,23 @@ var Migrations, _ = fs.Sub(files, "migrations")
 type Store struct {
 	postgres.Outbox
 	postgres.Places
-	pool *pgxpool.Pool
+	pool   *pgxpool.Pool
+	begins *groupcommit.Group[payment.Payment, begun]
+	steps  *groupcommit.Group[payment.Step, moved]
 }
 
-// New returns the store of a migrated database.
+// New returns the store of a migrated database. Close it when done, before the pool.
 func New(pool *pgxpool.Pool) *Store {
-	return &Store{Outbox: postgres.NewOutbox(pool), Places: postgres.NewPlaces(pool), pool: pool}
+	s := &Store{Outbox: postgres.NewOutbox(pool), Places: postgres.NewPlaces(pool), pool: pool}
+	s.begins = groupcommit.New(maxGroup, maxQueue, parallel, s.beginAll)
+	s.steps = groupcommit.New(maxGroup, maxQueue, parallel, s.advanceAll)
+	return s
+}
+
+// Close finishes what is under way. It may be called twice.
+func (s *Store) Close() {
+	s.begins.Close()
+	s.steps.Close()
 }
 
 const (
@@ -72,72 +85,34 @@ func (s *Store) list(ctx context.Context, query string, args ...any) ([]payment.
 	return pgx.CollectRows(rows, scan)
 }
 
-func enqueue(ctx context.Context, tx pgx.Tx, p payment.Payment) error {
-	e, ok := payment.Follow(p)
-	if !ok {
-		return nil
-	}
-	b := &pgx.Batch{}
-	postgres.Enqueue(b, []transport.Envelope{e})
-	return tx.SendBatch(ctx, b).Close()
-}
-
-// Begin implements payment.Store.
+// Begin implements payment.Store. What comes at the same time is written together.
 func (s *Store) Begin(ctx context.Context, p payment.Payment) (now payment.Payment, created bool, err error) {
-	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		now, err = one(ctx, tx, `INSERT INTO payment (id, order_id, user_id, amount, currency, method, fingerprint, state, reason, provider_ref, trace)
-			VALUES ($1,$2,$3,$4,$5,$6,$7,'requested','','',$8) ON CONFLICT DO NOTHING RETURNING `+columns,
-			p.ID, p.Order, p.User, p.Amount.Amount, p.Amount.Currency, p.Method, p.Fingerprint[:], p.TraceParent)
-		if errors.Is(err, pgx.ErrNoRows) {
-			now, err = one(ctx, tx, selectPayments+` WHERE id = $1`, p.ID)
-			return err
-		}
-		if err != nil {
-			return err
-		}
-		created = true
-		return enqueue(ctx, tx, now)
-	})
-	if err != nil {
+	if err := postgres.Storable(p.Amount.Currency, p.Method, p.TraceParent); err != nil {
 		return now, false, fmt.Errorf("payment: begin: %w", err)
 	}
-	if now.Fingerprint != p.Fingerprint {
-		return now, false, payment.ErrKeyReused
+	b, err := s.begins.Do(ctx, p)
+	switch {
+	case errors.Is(err, groupcommit.ErrFull), errors.Is(err, groupcommit.ErrStopped):
+		return b.now, false, fmt.Errorf("payment: begin: %w", transport.ErrOverloaded) // nothing was written
+	case err != nil:
+		return b.now, false, fmt.Errorf("payment: begin: %w", err)
 	}
-	return now, created, nil
+	if b.now.Fingerprint != p.Fingerprint {
+		return b.now, false, payment.ErrKeyReused
+	}
+	return b.now, b.created, nil
 }
 
-// Advance implements payment.Store.
+// Advance implements payment.Store. What comes at the same time is written together.
 func (s *Store) Advance(ctx context.Context, step payment.Step) (payment.Payment, error) {
-	var p payment.Payment
-	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		var err error
-		p, err = one(ctx, tx, selectPayments+` WHERE id = $1 FOR UPDATE`, step.Payment)
-		if errors.Is(err, pgx.ErrNoRows) {
-			return payment.ErrNotFound
-		}
-		if err != nil {
-			return err
-		}
-		if !step.In(p.State) {
-			return payment.ErrIllegalMove
-		}
-		p, err = one(ctx, tx, `UPDATE payment SET state = $2, reason = $3, provider_ref = CASE WHEN $4 = '' THEN provider_ref ELSE $4 END, updated_at = now()
-			WHERE id = $1 RETURNING `+columns, p.ID, string(step.To), step.Reason, step.ProviderRef)
-		if err != nil {
-			return err
-		}
-		return enqueue(ctx, tx, p)
-	})
-	for _, known := range []error{payment.ErrNotFound, payment.ErrIllegalMove} {
-		if errors.Is(err, known) {
-			return p, known
-		}
+	if err := postgres.Storable(string(step.To), step.Reason, step.ProviderRef); err != nil {
+		return payment.Payment{}, fmt.Errorf("payment: advance: %w", err)
 	}
+	m, err := s.steps.Do(ctx, step)
 	if err != nil {
-		return p, fmt.Errorf("payment: advance: %w", err)
+		return m.now, fmt.Errorf("payment: advance: %w", err)
 	}
-	return p, nil
+	return m.now, m.err
 }
 
 // Find implements payment.Store.
@@ -161,9 +136,18 @@ func (s *Store) ForOrder(ctx context.Context, order id.ID) ([]payment.Payment, e
 	return out, nil
 }
 
+// movingStates are those of the index payment_moving.
+func movingStates() []payment.State {
+	return []payment.State{payment.Requested, payment.Charging, payment.Unknown, payment.Refunding}
+}
+
 // Stuck implements payment.Store.
 func (s *Store) Stuck(ctx context.Context, states []payment.State, age time.Duration, limit int) ([]payment.Payment, error) {
-	out, err := s.list(ctx, selectPayments+` WHERE state = ANY($1::text[]) AND updated_at <= now() - make_interval(secs => $2) ORDER BY updated_at, id LIMIT $3`,
+	moving := "" // in these words the planner knows the index that holds only what moves
+	if !slices.ContainsFunc(states, func(st payment.State) bool { return !slices.Contains(movingStates(), st) }) {
+		moving = ` AND state IN ('requested', 'charging', 'unknown', 'refunding')`
+	}
+	out, err := s.list(ctx, selectPayments+` WHERE state = ANY($1::text[])`+moving+` AND updated_at <= now() - make_interval(secs => $2) ORDER BY updated_at, id LIMIT $3`,
 		states, age.Seconds(), max(limit, 0))
 	if err != nil {
 		return nil, fmt.Errorf("payment: stuck: %w", err)
@@ -230,12 +214,16 @@ func scanCharge(row pgx.CollectableRow) (payment.Charge, error) {
 
 // PutCharge implements simprovider.Store.
 func (s *Store) PutCharge(ctx context.Context, c payment.Charge) (payment.Charge, error) {
-	_, err := s.pool.Exec(ctx, `INSERT INTO sim_charge (id, ref, amount, currency, captured, refunded, reason) VALUES ($1,$2,$3,$4,$5,false,$6) ON CONFLICT DO NOTHING`,
-		c.Key, c.Ref, c.Amount.Amount, c.Amount.Currency, c.Captured, c.Reason)
+	rows, err := s.pool.Query(ctx, `INSERT INTO sim_charge (id, ref, amount, currency, captured, refunded, reason) VALUES ($1,$2,$3,$4,$5,false,$6)
+		ON CONFLICT DO NOTHING RETURNING id, ref, amount, currency, captured, refunded, reason`, c.Key, c.Ref, c.Amount.Amount, c.Amount.Currency, c.Captured, c.Reason)
 	if err != nil {
 		return c, err
 	}
-	return s.Charge(ctx, c.Key)
+	made, err := pgx.CollectExactlyOneRow(rows, scanCharge)
+	if errors.Is(err, pgx.ErrNoRows) { // it was charged before
+		return s.Charge(ctx, c.Key)
+	}
+	return made, err
 }
 
 // Charge implements simprovider.Store.

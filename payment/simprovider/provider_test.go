@@ -30,7 +30,9 @@ func inPostgres(t *testing.T) simprovider.Store {
 	if err := postgres.Migrate(t.Context(), pool, pgpayment.Migrations); err != nil {
 		t.Fatal(err)
 	}
-	return pgpayment.New(pool)
+	store := pgpayment.New(pool)
+	t.Cleanup(store.Close)
+	return store
 }
 
 func inSQLite(t *testing.T) simprovider.Store {
