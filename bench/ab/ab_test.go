@@ -7,6 +7,8 @@ import (
 	"flashsale/testenv"
 	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -150,6 +152,29 @@ func TestBalance(t *testing.T) {
 		if got := balance(c.put, c.stock, c.available, c.held, c.sold); got != c.want {
 			t.Errorf("%+v gave %+v", c, got)
 		}
+	}
+}
+
+// TestSettled: live stock that is a moment old is asked for again, and what never shows is told as it is.
+func TestSettled(t *testing.T) {
+	t.Parallel()
+	asked := 0
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked++
+		sold := 0
+		if asked >= 3 {
+			sold = 10
+		}
+		fmt.Fprintf(w, `{"items":[{"stock":100,"available":%d,"held":0,"sold":%d}]}`, 100-sold, sold)
+	}))
+	defer server.Close()
+	s, g := newShop(server.URL, "", ""), goods{stock: 100}
+	defer s.close()
+	if got, err := s.settled(t.Context(), g, 10, time.Minute); err != nil || got != (Stock{Sold: 10}) || asked != 3 {
+		t.Errorf("%+v after %d questions, %v", got, asked, err)
+	}
+	if got, err := s.settled(t.Context(), g, 11, 0); err != nil || got != (Stock{Sold: 10}) {
+		t.Errorf("of eleven there are %+v, %v", got, err)
 	}
 }
 

@@ -259,6 +259,22 @@ func (s *shop) stock(ctx context.Context, g goods) (Stock, error) {
 	return balance(g.stock, i.Stock, *i.Available, *i.Held, *i.Sold), nil
 }
 
+// settled is stock once it shows what was acknowledged, or as it is when patience is over: a shop may tell live stock that
+// is a moment old.
+func (s *shop) settled(ctx context.Context, g goods, acknowledged int64, patience time.Duration) (Stock, error) {
+	for deadline := time.Now().Add(patience); ; {
+		got, err := s.stock(ctx, g)
+		if err != nil || got.Sold+got.Held >= acknowledged || time.Now().After(deadline) {
+			return got, err
+		}
+		select {
+		case <-ctx.Done():
+			return got, ctx.Err()
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
 // balance holds what is told of a sale's units against what was put on sale.
 func balance(put, stock, available, held, sold int64) Stock {
 	return Stock{Sold: sold, Held: held, Oversold: max(0, sold+held-put, available+sold+held-put), Stranded: max(0, min(stock, put)-available-held-sold)}

@@ -28,6 +28,7 @@ func benchCommand() *cobra.Command {
 func benchABCommand() *cobra.Command {
 	s := ab.Defaults()
 	var short, asJSON bool
+	ladder := true
 	cmd := &cobra.Command{
 		Use:   "ab [--against URL URL]",
 		Short: "Drive the checkout journey through both wirings and write one report",
@@ -64,6 +65,9 @@ unexpected, or when figures are missing. Ctrl-C stops every process, and writes 
 				}
 				s = trial
 			}
+			if !ladder {
+				s.Rates = nil
+			}
 			s.Password = os.Getenv("OPERATOR_PASSWORD")
 			say := testbed.NewProgress(os.Stderr)
 			defer say.End()
@@ -97,6 +101,7 @@ unexpected, or when figures are missing. Ctrl-C stops every process, and writes 
 	f.IntSliceVar(&s.Loads, "loads", s.Loads, "numbers of virtual users")
 	f.IntVar(&s.Repeats, "repeats", s.Repeats, "measured runs of each wiring at each load")
 	f.IntVar(&s.Warmups, "warmups", s.Warmups, "runs before them, at the lowest load")
+	f.BoolVar(&ladder, "ladder", ladder, "find the highest arrival rate of reservations that holds")
 	f.Float64SliceVar(&s.Rates, "rates", s.Rates, "arrival rates of reservations to try, a second, ascending")
 	f.DurationVar(&s.RateFor, "rate-for", s.RateFor, "how long each of them is tried")
 	f.BoolVar(&s.Storm, "storm", s.Storm, "measure what a login storm does to the sale")
