@@ -420,6 +420,13 @@ func TestWatch(t *testing.T) {
 	if err != nil || len(after) != 1 || after[0].cpu <= before[0].cpu || after[0].memory < 1<<20 {
 		t.Errorf("%+v, then %+v, %v", before, after, err)
 	}
+	read := p.memory[os.Getpid()].at
+	p.memory[os.Getpid()] = weighed{read, 7}
+	soon, err := p.look(read.Add(weighEvery / 2))
+	later, err2 := p.look(read.Add(weighEvery))
+	if err != nil || err2 != nil || soon[0].memory != 7 || later[0].memory < 1<<20 {
+		t.Errorf("remembered: %+v, %v; read again: %+v, %v", soon, err, later, err2)
+	}
 	p.remove("me")
 	if rs, err := p.look(time.Now()); err != nil || len(rs) != 0 {
 		t.Errorf("gone, and read: %+v, %v", rs, err)
