@@ -3,7 +3,7 @@ TOOL := go tool -modfile=tools/go.mod
 PKGS ?= ./...
 
 .DEFAULT_GOAL := help
-.PHONY: help test lint fmt build demo bench-core bench-async bench-telemetry test-telemetry faults ab clean
+.PHONY: help test lint fmt build demo bench-core bench-async bench-telemetry test-telemetry faults ab up-sync up-async down clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,16 @@ bench-telemetry: ## what metrics, collector and tracing cost the reserve path, i
 
 ab: ## synchronous or asynchronous? the checkout journey through both wirings, report in bench/results (25 minutes)
 	go run ./cmd/flashsale bench ab $(AB_FLAGS)
+
+up-sync: ## the synchronous wiring in containers, at http://127.0.0.1:8080 (docs/compose.md)
+	docker compose -f docker-compose.sync.yml up --build --detach --wait
+
+up-async: ## the asynchronous wiring in containers, at http://127.0.0.1:8180
+	docker compose -f docker-compose.async.yml up --build --detach --wait
+
+down: ## stop the containers of both; data and secrets stay in their volumes
+	docker compose -f docker-compose.sync.yml --profile '*' down
+	docker compose -f docker-compose.async.yml --profile '*' down
 
 clean: ## remove what build and serve leave behind
 	rm -rf flashsale data

@@ -124,9 +124,14 @@ func internal() kind {
 	return kind{"internal", 500, "Something went wrong here", "It is logged under the request id. Repeat the request with the same Idempotency-Key, or tell the operator the request id.", 0}
 }
 
+// rateLimited is said by the server in front (nginx/shared/problems.conf), and explained here.
+func rateLimited() kind {
+	return kind{"rate-limited", 429, "Too many requests from your address", "Wait as Retry-After says, then repeat the request with the same Idempotency-Key.", 1}
+}
+
 // kinds lists every kind of problem.
 func kinds() []kind {
-	all := []kind{malformed(), invalidKind(), internal()}
+	all := []kind{malformed(), invalidKind(), internal(), rateLimited()}
 	for _, m := range mappings() {
 		all = append(all, m.kind)
 	}

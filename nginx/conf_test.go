@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -507,6 +508,28 @@ func TestRoutes(t *testing.T) {
 		c.problem(a, 404, "not-found")
 		if a.header.Get("X-Service") != "" {
 			t.Errorf("%s reaches %s", path, a.header.Get("X-Service"))
+		}
+	}
+}
+
+// TestProblems: what nginx calls a problem is one that the API's document knows and explains.
+func TestProblems(t *testing.T) {
+	t.Parallel()
+	conf, err := os.ReadFile("shared/problems.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	document, err := os.ReadFile("../httpapi/openapi.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	types := regexp.MustCompile(`"type":"([^"]+)"`).FindAllStringSubmatch(string(conf), -1)
+	if len(types) < 6 {
+		t.Fatalf("only %d problems", len(types))
+	}
+	for _, m := range types {
+		if !strings.Contains(string(document), "- "+m[1]+"\n") {
+			t.Errorf("nginx answers %s, which the API's document does not know", m[1])
 		}
 	}
 }
