@@ -16,7 +16,7 @@ import (
 // messages in because its memory is short, then hangs. Nobody waits for ever, nothing is lost.
 func TestBrokerKilled(t *testing.T) {
 	t.Parallel()
-	b := testenv.StartBroker(t)
+	b := testenv.Broker(t)
 	s := newSystem(t, b.URL())
 	p := s.process("async", "").start()
 	ann, spare := s.sale(p.url, 200, 3*time.Second) // the crowd may hold every unit of its own
@@ -45,10 +45,10 @@ func TestBrokerKilled(t *testing.T) {
 		t.Fatalf("reserve: %d %v", r.status, r.body)
 	}
 	rid := fmt.Sprint(r.body["id"])
-	must(t, b.Signal(syscall.SIGSTOP))
+	must(t, b.Pause())
 	s.until("the hold has expired", 20*time.Second, func() bool { return ann.do("GET", "/api/v1/reservations/"+rid, nil).body["state"] == "expired" })
 	p.end(syscall.SIGKILL)
-	must(t, b.Signal(syscall.SIGCONT))
+	must(t, b.Resume())
 	p.args = append(p.args, "--sweep-after=1h") // the outbox, and nothing else
 	p.start()
 	s.until("the order is cancelled", 20*time.Second, func() bool { return ann.do("GET", "/api/v1/orders/"+rid, nil).body["state"] == "cancelled" })
@@ -76,7 +76,7 @@ func (p person) shed(sale journey.Sale) said {
 // what should have followed from each decision does.
 func TestBrokerLosesDisk(t *testing.T) {
 	t.Parallel()
-	b := testenv.StartBroker(t)
+	b := testenv.Broker(t)
 	s := newSystem(t, b.URL())
 	front := s.process("async", "reservation,order,payment,catalog,account,notification")
 	stock := s.process("async", "inventory")

@@ -2,10 +2,8 @@ package testbed
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"os/exec"
 	"os/user"
@@ -99,16 +97,6 @@ func FindNginx() (string, error) {
 	return debian, err
 }
 
-// FindRabbitMQ returns RabbitMQ's program: Debian's wrapper in sbin changes the user, the program
-// itself runs as anybody.
-func FindRabbitMQ() (string, error) {
-	const debian = "/usr/lib/rabbitmq/bin/rabbitmq-server"
-	if _, err := os.Stat(debian); err == nil {
-		return debian, nil
-	}
-	return exec.LookPath("rabbitmq-server")
-}
-
 // Postgres is a server of its own: everybody on this machine may connect to it as postgres.
 type Postgres struct {
 	*Process
@@ -200,95 +188,6 @@ func StartRedis(ctx context.Context, dir, name string) (*Process, int, error) {
 		return nil, 0, err
 	}
 	return p, port, p.Ready(ctx, 15*time.Second, Dials(port))
-}
-
-// RabbitMQ is a broker of its own, with a user guest.
-type RabbitMQ struct {
-	*Process
-	Port     int // AMQP
-	API      int // management
-	epmdPort int
-}
-
-// StartRabbitMQ starts a broker below dir on free ports.
-func StartRabbitMQ(ctx context.Context, dir string) (*RabbitMQ, error) {
-	bin, err := FindRabbitMQ()
-	if err != nil {
-		return nil, err
-	}
-	home := filepath.Join(dir, "rabbitmq")
-	if err := os.MkdirAll(filepath.Join(home, "log"), 0o700); err != nil {
-		return nil, err
-	}
-	r := &RabbitMQ{}
-	var distribution int
-	for _, p := range []*int{&r.Port, &r.API, &distribution, &r.epmdPort} {
-		if *p, err = FreePort(ctx); err != nil {
-			return nil, err
-		}
-	}
-	conf := fmt.Sprintf("listeners.tcp.1 = 127.0.0.1:%d\nmanagement.tcp.ip = 127.0.0.1\nmanagement.tcp.port = %d\ndisk_free_limit.absolute = 50MB\n", r.Port, r.API)
-	for name, text := range map[string]string{"rabbitmq.conf": conf, "plugins": "[rabbitmq_management].\n"} {
-		if err := os.WriteFile(filepath.Join(home, name), []byte(text), 0o600); err != nil {
-			return nil, err
-		}
-	}
-	env := append(BaseEnv(),
-		"HOME="+home, "RABBITMQ_NODENAME=flashsale"+strconv.Itoa(r.Port)+"@localhost", "RABBITMQ_MNESIA_BASE="+home,
-		"RABBITMQ_LOG_BASE="+filepath.Join(home, "log"), "RABBITMQ_ENABLED_PLUGINS_FILE="+filepath.Join(home, "plugins"),
-		"RABBITMQ_CONFIG_FILE="+filepath.Join(home, "rabbitmq"), "RABBITMQ_DIST_PORT="+strconv.Itoa(distribution),
-		"ERL_EPMD_PORT="+strconv.Itoa(r.epmdPort), "ERL_EPMD_ADDRESS=127.0.0.1", "RABBITMQ_PID_FILE="+filepath.Join(home, "pid"),
-		"RABBITMQ_CONF_ENV_FILE=/dev/null", "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=+sbwt none")
-	if r.Process, err = Spawn(ctx, dir, "rabbitmq", syscall.SIGTERM, env, nil, bin); err != nil {
-		return nil, err
-	}
-	err = r.Ready(ctx, 2*time.Minute, func(ctx context.Context) error { return r.Manage(ctx, http.MethodGet, "/api/overview", "", nil) })
-	if err != nil {
-		r.Stop()
-		return nil, err
-	}
-	return r, nil
-}
-
-// URL returns the broker's address.
-func (r *RabbitMQ) URL() string { return fmt.Sprintf("amqp://guest:guest@127.0.0.1:%d/", r.Port) }
-
-// Stop ends the broker, and the port mapper that Erlang has started for it: that one is in nobody's
-// process group.
-func (r *RabbitMQ) Stop() {
-	r.Process.Stop(syscall.SIGTERM)
-	_ = exec.CommandContext(context.Background(), "epmd", "-port", strconv.Itoa(r.epmdPort), "-kill").Run()
-}
-
-// Manage calls the management API. body may be empty, and into nil.
-func (r *RabbitMQ) Manage(ctx context.Context, method, path, body string, into any) error {
-	req, err := http.NewRequestWithContext(ctx, method, fmt.Sprintf("http://guest:guest@127.0.0.1:%d%s", r.API, path), strings.NewReader(body))
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return fmt.Errorf("RabbitMQ: %w", err)
-	}
-	defer func() { _ = resp.Body.Close() }()
-	if resp.StatusCode >= 300 {
-		return fmt.Errorf("RabbitMQ's management API answers %d to %s %s", resp.StatusCode, method, path)
-	}
-	if into == nil {
-		return nil
-	}
-	return json.NewDecoder(resp.Body).Decode(into)
-}
-
-// Version asks the broker.
-func (r *RabbitMQ) Version(ctx context.Context) (string, error) {
-	var about struct {
-		Rabbit string `json:"rabbitmq_version"`
-		Erlang string `json:"erlang_version"`
-	}
-	err := r.Manage(ctx, http.MethodGet, "/api/overview", "", &about)
-	return "RabbitMQ " + about.Rabbit + ", Erlang " + about.Erlang, err
 }
 
 // StartEcho starts the echo that Compile has built into dir, and returns its port.

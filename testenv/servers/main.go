@@ -12,7 +12,6 @@ import (
 	"flashsale/bench/testbed"
 	"flashsale/testenv"
 	"fmt"
-	"net/http"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -111,7 +110,7 @@ func needs() []need {
 		{func() (string, error) { return exec.LookPath("gcc") }, "gcc libc6-dev", "a C compiler, which the race detector links with", nil},
 		{func() (string, error) { return exec.LookPath("prometheus") }, "prometheus", "Prometheus 2.42 or newer, with promtool", nil},
 		{testenv.NginxBin, "nginx-light", "nginx 1.22 or newer", nil},
-		{testenv.RabbitBin, "rabbitmq-server", "RabbitMQ 3.10 or newer", []string{testenv.AMQPURLVar, testenv.RabbitAPIVar}},
+		{testbed.FindRabbitMQ, "rabbitmq-server", "RabbitMQ 3.10 or newer", []string{testenv.AMQPURLVar, testenv.RabbitAPIVar}},
 	}
 }
 
@@ -363,14 +362,10 @@ func (s *servers) rabbitmq(ctx context.Context) error {
 	if os.Getenv(testenv.AMQPURLVar) != "" {
 		return nil
 	}
-	home := filepath.Join(s.dir, "rabbitmq")
-	if err := os.Mkdir(home, 0o700); err != nil {
-		return err
-	}
-	b, err := testenv.NewBroker(ctx, home)
+	b, err := testbed.StartRabbitMQ(ctx, s.dir)
 	if err != nil {
 		return err
 	}
-	s.add("RabbitMQ", b.Close, testenv.AMQPURLVar+"="+b.URL(), testenv.RabbitAPIVar+"="+b.API())
-	return b.Start(ctx)
+	s.add("RabbitMQ", b.Stop, testenv.AMQPURLVar+"="+b.URL(), testenv.RabbitAPIVar+"="+b.API())
+	return nil
 }
