@@ -31,8 +31,23 @@ func TestQuickly(t *testing.T) {
 		}
 	}
 	for _, change := range [][2]string{
-		{`{"spec`, `{ "spec`}, {"1.0", "1.1"}, {"reservation.held", `reservation.\u0068eld`}, {"reservation.held", ""}, {`,"data":{`, `,"more":1,"data":{`}, {`"data":{`, `"data":{"a":1},"data":{`},
-		{`"data":{`, `"data":null,"x":{`}, {`.123456Z`, `.123456+01:00`}, {`:1,`, `:0,`}, {`:1,`, `:01,`}, {`:1,`, `:-1,`}, {`"quantity":2`, `"quantity":`}, {"application/json", "text/json"}, {`}}`, `}}}`}, {`}}`, `}`}, {`}}`, `}} `}, {trace, "é"},
+		{`{"spec`, `{ "spec`},
+		{"1.0", "1.1"},
+		{"reservation.held", `reservation.\u0068eld`},
+		{"reservation.held", ""},
+		{`,"data":{`, `,"more":1,"data":{`},
+		{`"data":{`, `"data":{"a":1},"data":{`},
+		{`"data":{`, `"data":null,"x":{`},
+		{`.123456Z`, `.123456+01:00`},
+		{`:1,`, `:0,`},
+		{`:1,`, `:01,`},
+		{`:1,`, `:-1,`},
+		{`"quantity":2`, `"quantity":`},
+		{"application/json", "text/json"},
+		{`}}`, `}}}`},
+		{`}}`, `}`},
+		{`}}`, `}} `},
+		{trace, "é"},
 	} {
 		in := strings.Replace(string(b), change[0], change[1], 1)
 		if in == string(b) {
