@@ -61,6 +61,14 @@ type traced struct {
 
 // Send implements transport.Sender.
 func (d traced) Send(ctx context.Context, to transport.Service, e transport.Envelope) (transport.Receipt, error) {
+	// What follows from a request that was not chosen names the request: the sending has a span of its own
+	// only when it is worth one.
+	if by := spanOf(ctx); by != nil && !by.rec.sampled && by.text == e.TraceParent {
+		c := calling(ctx)
+		receipt, err := d.Transport.Send(ctx, to, e)
+		c.ended("send "+e.Type, err, nil, attribute.String("messaging.destination.name", string(to)))
+		return receipt, err
+	}
 	s := d.t.step(ctx, e.TraceParent, e.Source, "send", e.Type, d.t.sends)
 	s.subject, s.message = e.Subject, e.ID
 	s.set(attribute.String("messaging.destination.name", string(to)))
@@ -74,6 +82,12 @@ func (d traced) Send(ctx context.Context, to transport.Service, e transport.Enve
 // Handle implements transport.Transport.
 func (d traced) Handle(to transport.Service, h transport.Handler) {
 	d.Transport.Handle(to, func(ctx context.Context, e transport.Envelope) ([]transport.Envelope, error) {
+		// Handled where it was sent, and not chosen: what goes wrong shows as well in the span that sends.
+		if by := spanOf(ctx); by != nil && !by.rec.sampled && by.text == e.TraceParent {
+			d.t.enter(by)
+			defer d.t.leave(by)
+			return h(ctx, e)
+		}
 		s := d.t.step(ctx, e.TraceParent, to, "handle", e.Type, d.t.handles)
 		s.subject, s.message = e.Subject, e.ID
 		d.t.enter(s)

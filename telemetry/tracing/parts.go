@@ -10,6 +10,7 @@ import (
 	"flashsale/order"
 	"flashsale/payment"
 	"flashsale/transport"
+	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
@@ -20,31 +21,31 @@ import (
 // step, linked to the transaction when that is kept.
 func group[A any](ctx context.Context, t *Tracer, service transport.Service, name string, causes []string, do func(context.Context) ([]A, error), refused func(A) error) ([]A, error) {
 	g := t.open(ctx, parentOf{trace: newTraceID()}, service, name, "group", trace.SpanKindInternal)
-	members := make([]*Span, len(causes))
-	sampled := false
+	steps := make([]*Span, len(causes))
 	for i, cause := range causes {
-		step := t.under(cause)
-		if members[i] = step.below(ctx, service, name, "", trace.SpanKindInternal); members[i] == nil {
-			continue
-		}
-		if step.rec.sampled {
-			sampled = true
-			g.link(step)
+		if steps[i] = t.under(cause); steps[i] != nil && steps[i].rec.sampled {
+			g.rec.sampled = true
+			g.link(steps[i])
 		}
 	}
-	g.rec.sampled = sampled
 	g.set(attribute.Int("flashsale.group.size", len(causes)))
 	answers, err := do(g)
 	g.end(failure(err))
-	for i, m := range members {
+	for i, step := range steps {
+		var why error
+		if err == nil && i < len(answers) {
+			why = refused(answers[i])
+		}
+		if !step.worth(g.ended-g.began, err, why) {
+			continue
+		}
+		m := step.below(ctx, service, name, "", trace.SpanKindInternal)
 		if m == nil {
 			continue
 		}
 		m.set(attribute.Int("flashsale.group.size", len(causes)))
-		if err == nil && i < len(answers) {
-			if why := refused(answers[i]); why != nil {
-				m.set(attribute.String("flashsale.refused", why.Error()))
-			}
+		if why != nil {
+			m.set(attribute.String("flashsale.refused", why.Error()))
 		}
 		if g.rec.kept {
 			m.link(g)
@@ -126,24 +127,70 @@ type gate struct{ inventory.Gate }
 
 // Take implements inventory.Gate.
 func (g gate) Take(ctx context.Context, take inventory.Take) (inventory.Taken, error) {
-	ctx, s := part(ctx, "Gate.Take", "")
+	c := calling(ctx)
 	taken, err := g.Gate.Take(ctx, take)
-	s.set(attribute.Int("flashsale.shard", take.Bucket.Shard))
-	switch {
-	case errors.Is(err, inventory.ErrUncertain), errors.Is(err, inventory.ErrUnavailable):
-		s.end(failure(err))
-	default: // a refusal is an answer
-		s.said(err)
+	failed, refused := error(nil), err
+	if errors.Is(err, inventory.ErrUncertain) || errors.Is(err, inventory.ErrUnavailable) {
+		failed, refused = err, nil
 	}
+	c.ended("Gate.Take", failed, refused, attribute.Int("flashsale.shard", take.Bucket.Shard))
 	return taken, err
 }
 
-// said ends a span whose call was answered, with a refusal perhaps.
-func (s *Span) said(refusal error) {
-	if refusal != nil {
-		s.set(attribute.String("flashsale.refused", refusal.Error()))
+// worth reports whether a call below s gets a span: in a trace that was chosen every one, otherwise one
+// that failed, was refused, or took a good part of what counts as slow. Most calls are none of it, and
+// cost two looks at the clock.
+func (s *Span) worth(took time.Duration, failed, refused error) bool {
+	if s == nil {
+		return false
 	}
-	s.end("")
+	slow := s.rec.t.opts.Slow
+	return s.rec.sampled || failed != nil || refused != nil || slow > 0 && took >= slow/10
+}
+
+// call is a call to a part of the system, below the span of its context. Nothing is below it.
+type call struct {
+	above *Span
+	began time.Duration
+}
+
+func calling(ctx context.Context) call {
+	s := spanOf(ctx)
+	if s == nil {
+		return call{}
+	}
+	return call{s, s.rec.t.now()}
+}
+
+// ended makes the call's span, when it is worth one. A refusal is an answer, a failure is none.
+func (c call) ended(name string, failed, refused error, attrs ...attribute.KeyValue) {
+	if c.above == nil {
+		return
+	}
+	now := c.above.rec.t.now()
+	if !c.above.worth(now-c.began, failed, refused) {
+		return
+	}
+	s := c.above.below(c.above, "", name, "", trace.SpanKindClient)
+	if s == nil {
+		return
+	}
+	s.began = c.began
+	s.set(attrs...)
+	if refused != nil {
+		s.set(attribute.String("flashsale.refused", refused.Error()))
+	}
+	s.finish(failure(failed), now)
+}
+
+// answered tells a refusal, which is one of these errors, from a failure.
+func answered(err error, refusals ...error) (failed, refused error) {
+	for _, r := range refusals {
+		if errors.Is(err, r) {
+			return nil, err
+		}
+	}
+	return err, nil
 }
 
 // Payments returns a payment store whose steps show in the traces of their payments.
@@ -158,26 +205,19 @@ type payments struct{ payment.Store }
 
 // Begin implements payment.Store.
 func (p payments) Begin(ctx context.Context, v payment.Payment) (payment.Payment, bool, error) {
-	ctx, s := part(ctx, "Payments.Begin", "")
+	c := calling(ctx)
 	now, created, err := p.Store.Begin(ctx, v)
-	if errors.Is(err, payment.ErrKeyReused) {
-		s.said(err)
-	} else {
-		s.end(failure(err))
-	}
+	failed, refused := answered(err, payment.ErrKeyReused)
+	c.ended("Payments.Begin", failed, refused)
 	return now, created, err
 }
 
 // Advance implements payment.Store.
 func (p payments) Advance(ctx context.Context, step payment.Step) (payment.Payment, error) {
-	ctx, s := part(ctx, "Payments.Advance", "")
-	s.set(attribute.String("flashsale.state", string(step.To)))
+	c := calling(ctx)
 	now, err := p.Store.Advance(ctx, step)
-	if errors.Is(err, payment.ErrIllegalMove) {
-		s.said(err)
-	} else {
-		s.end(failure(err))
-	}
+	failed, refused := answered(err, payment.ErrIllegalMove)
+	c.ended("Payments.Advance", failed, refused, attribute.String("flashsale.state", string(step.To)))
 	return now, err
 }
 
@@ -192,16 +232,11 @@ func (t *Tracer) Provider(next payment.Provider) payment.Provider {
 type provider struct{ payment.Provider }
 
 func (p provider) call(ctx context.Context, name string, key id.ID, do func(context.Context) (payment.Charge, error)) (payment.Charge, error) {
-	ctx, s := part(ctx, name, "")
-	s.set(attribute.String("peer.service", "provider"), attribute.String("flashsale.payment", key.String()))
-	c, err := do(ctx)
-	switch {
-	case errors.Is(err, payment.ErrDeclined), errors.Is(err, payment.ErrCaptured), errors.Is(err, payment.ErrNoCharge):
-		s.said(err)
-	default:
-		s.end(failure(err))
-	}
-	return c, err
+	c := calling(ctx)
+	charge, err := do(ctx)
+	failed, refused := answered(err, payment.ErrDeclined, payment.ErrCaptured, payment.ErrNoCharge)
+	c.ended(name, failed, refused, attribute.String("peer.service", "provider"), attribute.String("flashsale.payment", key.String()))
+	return charge, err
 }
 
 // Charge implements payment.Provider.
@@ -228,9 +263,8 @@ type messages struct{ notification.Store }
 
 // Add implements notification.Store.
 func (m messages) Add(ctx context.Context, v notification.Message) error {
-	ctx, s := part(ctx, "Notifications.Add", "")
-	s.set(attribute.String("flashsale.kind", v.Kind))
+	c := calling(ctx)
 	err := m.Store.Add(ctx, v)
-	s.end(failure(err))
+	c.ended("Notifications.Add", err, nil, attribute.String("flashsale.kind", v.Kind))
 	return err
 }
