@@ -86,7 +86,7 @@ func (b *bench) telemetry(ctx context.Context) ([]lab.Figure, error) {
 		cost := lab.Compare("CPU of a reservation "+one.what, "µs, service + PostgreSQL + Redis", "the same service with none of it", bases, ms,
 			func(m lab.Measured) float64 { return m.Cost("service", "PostgreSQL", "Redis") })
 		cost.Stock, cost.CPU = nil, nil
-		cost.Notes = append(cost.Notes, "steadier than a rate when the machine does other things; a reading of the metrics a second is in it, whatever the rate")
+		cost.Notes = append(cost.Notes, "steadier than a rate when the machine does other things; a reading of the metrics a round is in it, whatever the rate")
 		figures = append(figures, rates, cost)
 	}
 	if n := sink.scrapes.Load(); n == 0 || sink.samples.Load() == 0 || sink.spans.Load() == 0 {
@@ -100,7 +100,10 @@ func (b *bench) telemetry(ctx context.Context) ([]lab.Figure, error) {
 	return figures, nil
 }
 
-// watchedRound is a round of reservations in a new sale, read by a Prometheus once a second if it has a port for it.
+// scrapeEvery is how often Prometheus reads, as in deploy/prometheus/prometheus.yml; and once as a round begins.
+const scrapeEvery = 5 * time.Second
+
+// watchedRound is a round of reservations in a new sale, read by a Prometheus if it has a port for it.
 func (b *bench) watchedRound(ctx context.Context, w *lab.World, admin int, scrapes *atomic.Int64, d time.Duration) (lab.Measured, error) {
 	g, err := w.Sale(ctx, lab.MaxStock)
 	if err != nil {
@@ -121,7 +124,7 @@ func (b *bench) watchedRound(ctx context.Context, w *lab.World, admin int, scrap
 				select {
 				case <-done:
 					return
-				case <-time.After(time.Second):
+				case <-time.After(scrapeEvery):
 				}
 			}
 		})
