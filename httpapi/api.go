@@ -32,6 +32,8 @@ type Config struct {
 	MaxRequests int           // under way at the same time; beyond it 503
 	Clock       func() time.Time
 	Log         *slog.Logger
+	// Away tells an error of a database that does not answer, which is 503, from a mistake, which is 500. It may be nil.
+	Away func(error) bool
 	// Observe is told of every answer, the route being its pattern; it must not block. It may be nil.
 	Observe func(method, route string, status int, took time.Duration)
 	// Trace follows a request to the API, nil for none: it returns the context and the W3C trace context

@@ -51,7 +51,6 @@ func mappings() []mapping {
 	badToken := kind{"unauthorized", 401, "No valid token", "Log in or refresh your token, and send it as Authorization: Bearer.", 0}
 	keyReused := kind{"idempotency-key-reused", 422, "Idempotency-Key used for another request", "Use a new key for a new request.", 0}
 	illegal := kind{"illegal-move", 409, "Not possible in its present state", "Read it again to see its state.", 0}
-	uncertain := kind{"uncertain", 503, "Not known whether it happened", "Repeat the request with the same Idempotency-Key: it happens at most once.", 1}
 	inFlightKind := kind{"in-flight", 409, "The same request is being handled", "Wait a moment, then repeat it with the same key.", 1}
 	return []mapping{
 		{errNoToken, badToken},
@@ -87,8 +86,8 @@ func mappings() []mapping {
 		{reservation.ErrPrice, kind{"price-changed", 422, "The price is another", "Read the sale again and send the price you see, or none.", 0}},
 		{reservation.ErrKeyReused, keyReused},
 		{payment.ErrKeyReused, keyReused},
-		{reservation.ErrUncertain, uncertain},
-		{context.DeadlineExceeded, uncertain},
+		{reservation.ErrUncertain, uncertain()},
+		{context.DeadlineExceeded, uncertain()},
 		{errDeclined, kind{"payment-declined", 402, "Payment declined", "The hold is released. Reserve again and use another means of payment.", 0}},
 		{order.ErrCheckedOut, kind{"cart-checked-out", 409, "The cart is checked out", "Create a new cart.", 0}},
 		{order.ErrCartFull, kind{"cart-full", 409, "The cart is full", "Create another cart.", 0}},
@@ -122,6 +121,10 @@ func invalidKind() kind {
 
 func internal() kind {
 	return kind{"internal", 500, "Something went wrong here", "It is logged under the request id. Repeat the request with the same Idempotency-Key, or tell the operator the request id.", 0}
+}
+
+func uncertain() kind {
+	return kind{"uncertain", 503, "Not known whether it happened", "Repeat the request with the same Idempotency-Key: it happens at most once.", 1}
 }
 
 // rateLimited is said by the server in front (nginx/shared/problems.conf), and explained here.
@@ -169,6 +172,9 @@ func (a *API) classify(err error) (k kind, detail string) {
 			}
 		}
 		return malformed(), malformed().advice
+	}
+	if a.cfg.Away != nil && a.cfg.Away(err) {
+		return uncertain(), uncertain().advice
 	}
 	return internal(), internal().advice
 }

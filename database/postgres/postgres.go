@@ -7,7 +7,9 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"net"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -160,6 +162,16 @@ func Constraint(err error) string {
 		return pg.ConstraintName
 	}
 	return ""
+}
+
+// Away reports whether the server did not answer, or is starting or stopping. What was asked for may have
+// happened.
+func Away(err error) bool {
+	var connect *pgconn.ConnectError
+	var network net.Error
+	code := Code(err)
+	return errors.As(err, &connect) || errors.As(err, &network) || pgconn.SafeToRetry(err) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		strings.HasPrefix(code, "57P") || strings.HasPrefix(code, "08") || code == "53300" // shutting down or starting; connection; too many
 }
 
 // Conflict reports whether the server gave up a transaction that can be run again: a deadlock or a
