@@ -108,6 +108,7 @@ func (c *client) patient(ctx context.Context, step, method, path, key string, bo
 				return r, err
 			}
 		case r.status == http.StatusServiceUnavailable || r.status == http.StatusConflict && r.problem().is("in-flight"):
+			repeated = repeated || r.problem().is("uncertain")
 			if attempt >= 20 && !time.Now().Before(giveUp) {
 				return r, nil
 			}
