@@ -9,13 +9,13 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 test: ## every test with the race detector, on private PostgreSQL and RabbitMQ; installs them as root on Debian
-	go run ./testenv/servers -install -- go test -race -timeout 12m $(PKGS)
+	go run ./testenv/servers -install -- go test -race -timeout 15m $(PKGS)
 
 test-telemetry: ## every panel on a real Prometheus and InfluxDB, an order's trace on a real Jaeger, which it builds the first time (six minutes of CPU)
 	go run ./testenv/servers -install -- go test -race -tags telemetry -run 'TestJaeger|TestDashboards' -timeout 25m ./cmd/flashsale
 
-faults: ## whole systems killed, wiped, flooded and confused in the middle of a sale, on private servers (minutes)
-	go run ./testenv/servers -install -- go test -tags faults -count=1 -timeout 30m ./faults
+faults: ## whole systems killed, stopped, wiped, flooded and confused in the middle of a sale, on private servers (FAULTS=-short: the short cut)
+	go run ./testenv/servers -install -- go test -tags faults -count=1 -timeout 45m $(FAULTS) ./faults
 
 lint: ## golangci-lint, formatting included
 	$(TOOL) golangci-lint run $(PKGS)

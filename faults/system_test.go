@@ -67,19 +67,29 @@ type system struct {
 // newSystem makes databases, shards and settings on a broker.
 func newSystem(t *testing.T, amqpURL string) *system {
 	t.Helper()
+	var urls []string
+	for _, name := range databases() {
+		urls = append(urls, name+"="+testenv.Postgres(t))
+	}
+	return systemOn(t, urls, testenv.Redis(t, 2), amqpURL)
+}
+
+func databases() []string {
+	return []string{"inventory", "orders", "payments", "catalog", "accounts", "notifications"}
+}
+
+// systemOn makes settings on databases, name=URL, on shards and a broker.
+func systemOn(t *testing.T, urls, shards []string, amqpURL string) *system {
+	t.Helper()
 	bin, err := binary()
 	if err != nil {
 		t.Fatal(err)
-	}
-	var urls []string
-	for _, name := range []string{"inventory", "orders", "payments", "catalog", "accounts", "notifications"} {
-		urls = append(urls, name+"="+testenv.Postgres(t))
 	}
 	_, books, _ := strings.Cut(urls[0], "=")
 	s := &system{t: t, bin: bin, amqp: amqpURL, books: books, client: &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 32}}}
 	t.Cleanup(s.client.CloseIdleConnections)
 	s.env = append(os.Environ(),
-		"DATABASE_URLS="+strings.Join(urls, ","), "REDIS_URLS="+strings.Join(testenv.Redis(t, 2), ","), "AMQP_URL="+amqpURL,
+		"DATABASE_URLS="+strings.Join(urls, ","), "REDIS_URLS="+strings.Join(shards, ","), "AMQP_URL="+amqpURL,
 		"TOKEN_SECRETS="+strings.Repeat("secret of the test ", 3), "OPERATOR_PASSWORD="+password, "FLASHSALE_INTERNAL_TOKEN="+strings.Repeat("internal-token-", 3),
 		"FLASHSALE_DATABASE_CONNS=4", "FLASHSALE_LOG_LEVEL=error", "FLASHSALE_DRAIN_NOTICE=0s", "FLASHSALE_PASSWORD_SLOTS=8",
 		"FLASHSALE_PAYMENT_LATENCY=10ms", "FLASHSALE_PAYMENT_PATIENCE=400ms", "FLASHSALE_PROBE_AFTER=800ms", "FLASHSALE_PAYMENT_LOST_REPLY_RATE=0.05",
@@ -117,9 +127,14 @@ func (s *system) count(query string) (n int) {
 // its way, and the sweeps have their turn. letters is how many dead letters there should be.
 func (s *system) audit(letters int) {
 	s.t.Helper()
+	s.auditIn("async", letters)
+}
+
+func (s *system) auditIn(mode string, letters int) {
+	s.t.Helper()
 	var wrong string
 	for giveUp := time.Now().Add(45 * time.Second); ; {
-		cmd := exec.CommandContext(s.t.Context(), s.bin, "audit", "--mode=async", "--settle=3s", "--json")
+		cmd := exec.CommandContext(s.t.Context(), s.bin, "audit", "--mode="+mode, "--settle=3s", "--json")
 		cmd.Env = s.env
 		out, err := cmd.Output()
 		var checks []struct {

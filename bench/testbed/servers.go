@@ -100,6 +100,7 @@ func FindNginx() (string, error) {
 // Postgres is a server of its own: everybody on this machine may connect to it as postgres.
 type Postgres struct {
 	*Process
+	dir  string
 	Bin  string // folder of its programs
 	Cred *syscall.Credential
 	Port int
@@ -141,15 +142,21 @@ func StartPostgres(ctx context.Context, dir string) (*Postgres, error) {
 	if p.Port, err = FreePort(ctx); err != nil {
 		return nil, err
 	}
-	args := []string{"-D", data, "-p", strconv.Itoa(p.Port), "-k", "", "-c", "listen_addresses=127.0.0.1"} // no socket: its path would be too long
+	p.dir = dir
+	return p, p.Start(ctx)
+}
+
+// Start starts the server, after it was killed too, and waits until it answers.
+func (p *Postgres) Start(ctx context.Context) error {
+	args := []string{"-D", filepath.Join(p.dir, "postgres", "data"), "-p", strconv.Itoa(p.Port), "-k", "", "-c", "listen_addresses=127.0.0.1"} // no socket: its path would be too long
 	for _, s := range PostgresSettings() {
 		args = append(args, "-c", s)
 	}
-	p.Process, err = Spawn(ctx, dir, "postgres", syscall.SIGINT, BaseEnv(), p.Cred, filepath.Join(p.Bin, "postgres"), args...)
-	if err != nil {
-		return nil, err
+	var err error
+	if p.Process, err = Spawn(ctx, p.dir, "postgres", syscall.SIGINT, BaseEnv(), p.Cred, filepath.Join(p.Bin, "postgres"), args...); err != nil {
+		return err
 	}
-	return p, p.Ready(ctx, time.Minute, func(ctx context.Context) error { return p.SQL(ctx, "postgres", "SELECT 1") })
+	return p.Ready(ctx, time.Minute, func(ctx context.Context) error { return p.SQL(ctx, "postgres", "SELECT 1") })
 }
 
 // URL returns the address of a database.
