@@ -15,7 +15,7 @@ test-telemetry: ## every panel on a real Prometheus and InfluxDB, an order's tra
 	go run ./testenv/servers -install -- go test -race -tags telemetry -run 'TestJaeger|TestDashboards' -timeout 25m ./cmd/flashsale
 
 faults: ## whole systems killed, stopped, wiped, flooded and confused in the middle of a sale, on private servers (FAULTS=-short: the short cut)
-	go run ./testenv/servers -install -- go test -tags faults -count=1 -timeout 45m $(FAULTS) ./faults
+	go run ./testenv/servers -install -- go test -v -tags faults -count=1 -timeout 45m $(FAULTS) ./faults
 
 lint: ## golangci-lint, formatting included
 	$(TOOL) golangci-lint run $(PKGS)
@@ -38,7 +38,7 @@ bench-async: ## the asynchronous wiring against the synchronous one and a bare p
 bench-telemetry: ## what metrics, collector and tracing cost the reserve path, in one run on private servers (minutes)
 	go run ./bench/core --only=telemetry --repeats=6 --round=3s
 
-ab: ## synchronous or asynchronous? the checkout journey through both wirings, report in bench/results (25 minutes)
+ab: ## synchronous or asynchronous? the checkout journey through both wirings, report in bench/results (some 25 minutes)
 	go run ./cmd/flashsale bench ab $(AB_FLAGS)
 
 up-sync: ## the synchronous wiring in containers, at http://127.0.0.1:8080 (docs/compose.md)

@@ -17,8 +17,8 @@ func benchCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bench",
 		Short: "Compare the synchronous and the asynchronous wiring on this machine",
-		Example: `  flashsale bench ab                              the run of record: about 25 minutes
-  flashsale bench ab --short                      does everything work? about three minutes
+		Example: `  flashsale bench ab                              the run of record: some 25 minutes
+  flashsale bench ab --short                      does everything work? about four minutes
   flashsale bench compare before.json after.json  what has changed?`,
 	}
 	cmd.AddCommand(benchABCommand(), benchCompareCommand())

@@ -8,6 +8,7 @@ import (
 	"flashsale/testenv"
 	"flashsale/transport"
 	"io"
+	"log/slog"
 	"net"
 	"net/url"
 	"sync"
@@ -158,6 +159,24 @@ func (a *alarm) say(t *testing.T, b []byte) {
 	}
 }
 
+// counting counts the lines that say something.
+type counting struct {
+	slog.Handler
+	what string
+	n    *atomic.Int64
+}
+
+// Enabled implements slog.Handler.
+func (c counting) Enabled(context.Context, slog.Level) bool { return true }
+
+// Handle implements slog.Handler.
+func (c counting) Handle(_ context.Context, r slog.Record) error {
+	if r.Message == c.what {
+		c.n.Add(1)
+	}
+	return nil
+}
+
 // TestBlocked: while the broker has an alarm, sending answers at once that nothing was stored; what was
 // on its way answers soon that nobody knows; consuming goes on; a message whose handler fails is held, not
 // thrown from hand to hand; and when the alarm is over everything goes its way.
@@ -173,6 +192,8 @@ func TestBlocked(t *testing.T) {
 	u.Host = a.addr
 	o.URL = u.String()
 	o.DeliveryLimit = 3
+	var refusals atomic.Int64
+	o.Log = slog.New(counting{slog.DiscardHandler, "message cannot be moved on yet", &refusals})
 	r := newRecord()
 	failing := event(50)
 	var mended atomic.Bool
@@ -223,7 +244,7 @@ func TestBlocked(t *testing.T) {
 	}
 	until(t, "consuming goes on", func() bool { _, done := r.times(event(51)); return done == 1 })
 	until(t, "tried", func() bool { seen, _ := r.times(failing); return seen > 0 })
-	time.Sleep(time.Second) // long enough for a message that is thrown about to be a dead letter
+	until(t, "it could not be moved on, again and again", func() bool { return refusals.Load() >= 3 })
 	if seen, _ := r.times(failing); seen != 1 {
 		t.Errorf("handled %d times while it could not be moved on", seen)
 	}

@@ -48,7 +48,7 @@ func consumeUntilKilled(dir string) {
 	tr := amqp.New(crashOptions(os.Getenv("AMQP_URL")))
 	tr.Handle(transport.Inventory, func(_ context.Context, e transport.Envelope) ([]transport.Envelope, error) {
 		if e.ID == event(deadlyEvent).ID {
-			time.Sleep(20 * time.Millisecond) // those beside it are in other hands by then, and not done
+			time.Sleep(20 * time.Millisecond) // its work: those beside it are in other hands by then, and not done
 			die()
 		}
 		if massacre == nil && len(hold) > 0 {
@@ -56,7 +56,7 @@ func consumeUntilKilled(dir string) {
 			select {}                                 // in mid-group: nothing of it is acknowledged
 		}
 		hold <- struct{}{}
-		time.Sleep(40 * time.Millisecond)
+		time.Sleep(40 * time.Millisecond) // its work: others are in hand meanwhile
 		f, err := os.OpenFile(filepath.Join(dir, e.ID.String()), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 		if err == nil {
 			_, err = f.WriteString("x")
