@@ -76,7 +76,7 @@ func newSite(t *testing.T, mode string) *site {
 		must(t, os.Chmod(parent, 0o755))
 	}
 	var err error
-	s.postgres, err = testbed.StartPostgres(context.WithoutCancel(t.Context()), s.dir)
+	s.postgres, err = testbed.StartPostgres(t.Context(), s.dir)
 	must(t, err)
 	t.Cleanup(func() { s.postgres.Stop(syscall.SIGINT) })
 	var databaseURLs, shardURLs []string
@@ -204,7 +204,7 @@ func faults(mode string) []fault {
 		fault{name: "kill -9 PostgreSQL", strike: func(s *site) {
 			s.everyPostgres(syscall.SIGKILL)
 			s.postgres.Wait()
-			s.until("the old processes are gone", 20*time.Second, func() bool { return s.postgres.Start(context.WithoutCancel(s.t.Context())) == nil })
+			s.until("the old processes are gone", 20*time.Second, func() bool { return s.postgres.Start(s.t.Context()) == nil })
 		}},
 		fault{name: "stop PostgreSQL", strike: func(s *site) {
 			s.everyPostgres(syscall.SIGSTOP)

@@ -28,6 +28,24 @@ func OnPath(name string) func() (string, error) {
 	return func() (string, error) { return exec.LookPath(name) }
 }
 
+// Install installs Debian packages, as root, without starting the services that they bring: what needs one starts a
+// private one.
+func Install(ctx context.Context, packages []string) error {
+	const policy = "/usr/sbin/policy-rc.d"
+	if _, err := os.Stat(policy); errors.Is(err, os.ErrNotExist) {
+		if err := os.WriteFile(policy, []byte("#!/bin/sh\nexit 101\n"), 0o755); err == nil {
+			defer func() { _ = os.Remove(policy) }()
+		}
+	}
+	env := append(os.Environ(), "DEBIAN_FRONTEND=noninteractive") // a proxy may be among the caller's
+	for _, args := range [][]string{{"update", "-qq"}, append([]string{"install", "-y", "-qq", "--no-install-recommends"}, packages...)} {
+		if _, _, err := Output(ctx, env, nil, "apt-get", args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Require installs what is missing, as root on Debian and when allowed, or says what to do.
 func Require(ctx context.Context, needs []Need, install bool, say *Progress) error {
 	var missing []string
@@ -43,19 +61,8 @@ func Require(ctx context.Context, needs []Need, install bool, say *Progress) err
 	if !install || os.Geteuid() != 0 || noApt != nil {
 		return fmt.Errorf("these are missing (Debian's names): %s; install them, or run as root on Debian with --install", strings.Join(missing, ", "))
 	}
-	// Packages must not start services of their own.
-	const policy = "/usr/sbin/policy-rc.d"
-	if _, err := os.Stat(policy); errors.Is(err, os.ErrNotExist) {
-		if err := os.WriteFile(policy, []byte("#!/bin/sh\nexit 101\n"), 0o755); err == nil {
-			defer func() { _ = os.Remove(policy) }()
-		}
-	}
 	say.Line("installing %s", strings.Join(missing, " "))
-	env := append(BaseEnv(), "DEBIAN_FRONTEND=noninteractive")
-	if _, _, err := Output(ctx, env, nil, "apt-get", "update", "-qq"); err != nil {
-		return err
-	}
-	if _, _, err := Output(ctx, env, nil, "apt-get", append([]string{"install", "-y", "-qq", "--no-install-recommends"}, missing...)...); err != nil {
+	if err := Install(ctx, missing); err != nil {
 		return err
 	}
 	for _, n := range needs {
@@ -100,10 +107,11 @@ func FindNginx() (string, error) {
 // Postgres is a server of its own: everybody on this machine may connect to it as postgres.
 type Postgres struct {
 	*Process
-	dir  string
-	Bin  string // folder of its programs
-	Cred *syscall.Credential
-	Port int
+	dir   string
+	ports Ports
+	Bin   string // folder of its programs
+	Cred  *syscall.Credential
+	Port  int
 }
 
 // PostgresSettings differ from PostgreSQL's defaults in room only: fsync, synchronous_commit,
@@ -139,11 +147,17 @@ func StartPostgres(ctx context.Context, dir string) (*Postgres, error) {
 	if _, _, err := Output(ctx, BaseEnv(), p.Cred, filepath.Join(p.Bin, "initdb"), "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale"); err != nil {
 		return nil, err
 	}
-	if p.Port, err = FreePort(ctx); err != nil {
+	if p.Port, err = p.ports.Next(ctx); err != nil { // kept: it may be started again
 		return nil, err
 	}
 	p.dir = dir
-	return p, p.Start(ctx)
+	if err := p.Start(ctx); err != nil {
+		if p.Process != nil {
+			p.Stop(syscall.SIGINT)
+		}
+		return nil, err
+	}
+	return p, nil
 }
 
 // Start starts the server, after it was killed too, and waits until it answers.
@@ -153,7 +167,7 @@ func (p *Postgres) Start(ctx context.Context) error {
 		args = append(args, "-c", s)
 	}
 	var err error
-	if p.Process, err = Spawn(ctx, p.dir, "postgres", syscall.SIGINT, BaseEnv(), p.Cred, filepath.Join(p.Bin, "postgres"), args...); err != nil {
+	if p.Process, err = Spawn(context.WithoutCancel(ctx), p.dir, "postgres", syscall.SIGINT, BaseEnv(), p.Cred, filepath.Join(p.Bin, "postgres"), args...); err != nil {
 		return err
 	}
 	return p.Ready(ctx, time.Minute, func(ctx context.Context) error { return p.SQL(ctx, "postgres", "SELECT 1") })

@@ -15,16 +15,11 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"os/user"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 )
 
 func main() {
@@ -105,7 +100,7 @@ type need struct {
 
 func needs() []need {
 	return []need{
-		{pgBin, "postgresql", "PostgreSQL 15 or newer", []string{testenv.DatabaseURLVar}},
+		{testbed.FindPostgres, "postgresql", "PostgreSQL 15 or newer", []string{testenv.DatabaseURLVar}},
 		{func() (string, error) { return exec.LookPath("redis-server") }, "redis-server", "Redis 7.0 or newer", nil},
 		{func() (string, error) { return exec.LookPath("gcc") }, "gcc libc6-dev", "a C compiler, which the race detector links with", nil},
 		{func() (string, error) { return exec.LookPath("prometheus") }, "prometheus", "Prometheus 2.42 or newer, with promtool", nil},
@@ -140,24 +135,13 @@ func require(ctx context.Context, install bool) error {
 		}
 		return fmt.Errorf("these are missing, and are installed by themselves only for root on Debian:\n%s", strings.Join(lines, "\n"))
 	}
-	// Packages must not start services of their own: the tests start private ones.
-	const policy = "/usr/sbin/policy-rc.d"
-	if _, err := os.Stat(policy); errors.Is(err, os.ErrNotExist) {
-		if err := os.WriteFile(policy, []byte("#!/bin/sh\nexit 101\n"), 0o755); err == nil {
-			defer func() { _ = os.Remove(policy) }()
-		}
-	}
-	args := []string{"install", "-y", "-qq", "--no-install-recommends"}
+	var packages []string
 	for _, n := range missing {
-		args = append(args, strings.Fields(n.pkg)...)
+		packages = append(packages, strings.Fields(n.pkg)...)
 	}
-	fmt.Println("servers: installing", strings.Join(args[4:], " "))
-	for _, a := range [][]string{{"update", "-qq"}, args} {
-		cmd := exec.CommandContext(ctx, "apt-get", a...)
-		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("apt-get %s: %w\n%s", strings.Join(a, " "), err, tail(string(out)))
-		}
+	fmt.Println("servers: installing", strings.Join(packages, " "))
+	if err := testbed.Install(ctx, packages); err != nil {
+		return err
 	}
 	for _, n := range missing {
 		if _, err := n.find(); err != nil {
@@ -165,28 +149,6 @@ func require(ctx context.Context, install bool) error {
 		}
 	}
 	return nil
-}
-
-func tail(s string) string {
-	lines := strings.Split(strings.TrimSpace(s), "\n")
-	return strings.Join(lines[max(0, len(lines)-15):], "\n")
-}
-
-// pgBin returns the folder of the newest PostgreSQL of version 15 or more.
-func pgBin() (string, error) {
-	dirs, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
-	version := func(d string) int { n, _ := strconv.Atoi(filepath.Base(filepath.Dir(d))); return n }
-	slices.SortFunc(dirs, func(a, b string) int { return version(b) - version(a) })
-	for _, d := range dirs {
-		if _, err := os.Stat(filepath.Join(d, "initdb")); err == nil && version(d) >= 15 {
-			return d, nil
-		}
-	}
-	p, err := exec.LookPath("initdb")
-	if err != nil {
-		return "", err
-	}
-	return filepath.Dir(p), nil
 }
 
 // servers are those that this program has started.
@@ -225,105 +187,16 @@ func (s *servers) stop() {
 	}
 }
 
-// start runs a server in a process group of its own, its output in a file.
-func start(log string, env []string, cred *syscall.Credential, bin string, args ...string) (*exec.Cmd, error) {
-	f, err := os.Create(log)
-	if err != nil {
-		return nil, err
-	}
-	cmd := exec.Command(bin, args...)
-	cmd.Stdout, cmd.Stderr, cmd.Dir = f, f, "/"
-	cmd.Env = append(os.Environ(), env...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: cred}
-	return cmd, cmd.Start()
-}
-
-// end stops a process group: gently, then not.
-func end(cmd *exec.Cmd, gentle syscall.Signal) {
-	done := make(chan struct{})
-	go func() {
-		_ = cmd.Wait()
-		close(done)
-	}()
-	_ = syscall.Kill(-cmd.Process.Pid, gentle)
-	select {
-	case <-done:
-	case <-time.After(10 * time.Second):
-	}
-	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-	<-done
-}
-
-// ready polls until a server answers.
-func ready(ctx context.Context, what, log string, bound time.Duration, ask func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, bound)
-	defer cancel()
-	for {
-		err := ask(ctx)
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			b, _ := os.ReadFile(log)
-			return fmt.Errorf("%s does not answer after %s: %w\n%s", what, bound, err, tail(string(b)))
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
-}
-
 func (s *servers) postgres(ctx context.Context) error {
 	if os.Getenv(testenv.DatabaseURLVar) != "" {
 		return nil
 	}
-	bin, err := pgBin()
+	p, err := testbed.StartPostgres(ctx, s.dir)
 	if err != nil {
 		return err
 	}
-	var cred *syscall.Credential
-	home := filepath.Join(s.dir, "postgres")
-	if err := os.Mkdir(home, 0o700); err != nil {
-		return err
-	}
-	if os.Geteuid() == 0 { // PostgreSQL refuses to run as root
-		u, err := user.Lookup("postgres")
-		if err != nil {
-			return fmt.Errorf("PostgreSQL does not run as root, and there is no user postgres: %w", err)
-		}
-		uid, _ := strconv.Atoi(u.Uid)
-		gid, _ := strconv.Atoi(u.Gid)
-		cred = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
-		if err := os.Chown(home, uid, gid); err != nil {
-			return err
-		}
-	}
-	data, log := filepath.Join(home, "data"), filepath.Join(s.dir, "postgres.log")
-	initdb, err := start(log, nil, cred, filepath.Join(bin, "initdb"), "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale")
-	if err == nil {
-		err = initdb.Wait()
-	}
-	if err != nil {
-		b, _ := os.ReadFile(log)
-		return fmt.Errorf("initdb: %w\n%s", err, tail(string(b)))
-	}
-	port, err := s.claim(ctx)
-	if err != nil {
-		return err
-	}
-	cmd, err := start(log, nil, cred, filepath.Join(bin, "postgres"), "-D", data, "-p", strconv.Itoa(port), "-k", home,
-		"-c", "listen_addresses=127.0.0.1", "-c", "max_connections=500", "-c", "shared_buffers=128MB")
-	if err != nil {
-		return err
-	}
-	url := fmt.Sprintf("postgres://postgres@127.0.0.1:%d/postgres", port)
-	s.add("PostgreSQL", func() { end(cmd, syscall.SIGINT) }, testenv.DatabaseURLVar+"="+url)
-	return ready(ctx, "PostgreSQL", log, 60*time.Second, func(ctx context.Context) error {
-		c, err := pgx.Connect(ctx, url)
-		if err != nil {
-			return err
-		}
-		return c.Close(ctx)
-	})
+	s.add("PostgreSQL", func() { p.Stop(syscall.SIGINT) }, testenv.DatabaseURLVar+"="+p.URL("postgres"))
+	return nil
 }
 
 // influx starts InfluxDB, which is built once for all runs on this machine.
@@ -335,7 +208,7 @@ func (s *servers) influx(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("InfluxDB (or set %s): %w", testenv.InfluxURLVar, err)
 	}
-	home, log := filepath.Join(s.dir, "influxdb"), filepath.Join(s.dir, "influxdb.log")
+	home := filepath.Join(s.dir, "influxdb")
 	if err := os.Mkdir(home, 0o700); err != nil {
 		return err
 	}
@@ -349,13 +222,13 @@ func (s *servers) influx(ctx context.Context) error {
 	if err := os.WriteFile(conf, []byte(testbed.InfluxConfig(home, ports[0], ports[1])), 0o600); err != nil {
 		return err
 	}
-	cmd, err := start(log, nil, nil, bin, "-config", conf)
+	p, err := testbed.Spawn(context.WithoutCancel(ctx), s.dir, "influxdb", syscall.SIGTERM, testbed.BaseEnv(), nil, bin, "-config", conf)
 	if err != nil {
 		return err
 	}
 	url := fmt.Sprintf("http://127.0.0.1:%d", ports[0])
-	s.add("InfluxDB", func() { end(cmd, syscall.SIGTERM) }, testenv.InfluxURLVar+"="+url)
-	return ready(ctx, "InfluxDB", log, 120*time.Second, testbed.Answers(url+"/ping"))
+	s.add("InfluxDB", func() { p.Stop(syscall.SIGTERM) }, testenv.InfluxURLVar+"="+url)
+	return p.Ready(ctx, 120*time.Second, testbed.Answers(url+"/ping"))
 }
 
 func (s *servers) rabbitmq(ctx context.Context) error {
