@@ -7,6 +7,7 @@ import (
 	"flashsale/inventory/inventorytest"
 	"flashsale/inventory/pgledger"
 	"flashsale/testenv"
+	"net/url"
 	"testing"
 	"time"
 
@@ -16,7 +17,15 @@ import (
 // fresh is a migrated database of the test's own. Nothing crashes here, so no commit waits for the disk.
 func fresh(t *testing.T) *pgxpool.Pool {
 	t.Helper()
-	pool, err := postgres.Open(t.Context(), testenv.Postgres(t)+"?synchronous_commit=off&jit=off", 12, time.Second)
+	database, err := url.Parse(testenv.Postgres(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	settings := database.Query()
+	settings.Set("synchronous_commit", "off")
+	settings.Set("jit", "off")
+	database.RawQuery = settings.Encode()
+	pool, err := postgres.Open(t.Context(), database.String(), 12, time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
