@@ -391,6 +391,8 @@ func TestRefusals(t *testing.T) {
 		{"sold-out", "Sold out", "Every unit has been bought", 409, never},
 		{"held-out", "All held", "Some may come back: wait a moment, then try again", 409, newKey},
 		{"limit-reached", "Limit per shopper reached", "Pay for what you hold, or cancel it", 409, never},
+		{"too-many-unpaid", "Too many holds that are not paid for", "Pay for them or cancel some", 409, never},
+		{"rate-limited", "Too many requests", "Wait a second, then try again", 429, sameKey},
 		{"sale-not-open", "The sale is not open", "says when it opens", 422, never},
 		{"price-changed", "The price is another", "reserve again if you agree", 422, never},
 		{"quantity", "Quantity not allowed", "Choose 1 or more", 422, never},

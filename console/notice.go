@@ -44,6 +44,8 @@ func adviceOn(kind string) (advice, bool) {
 		"sold-out":         {"Sold out", "Every unit has been bought. See the other items of this sale, or the other sales.", never},
 		"held-out":         {"All held", "Every unit is held by somebody who is paying. Some may come back: wait a moment, then try again.", newKey},
 		"limit-reached":    {"Limit per shopper reached", "You have as many as one shopper may have. Pay for what you hold, or cancel it to choose anew.", never},
+		"too-many-unpaid":  {"Too many holds that are not paid for", "You hold as many reservations as one shopper may without paying. Pay for them or cancel some, then reserve again.", never},
+		"rate-limited":     {"Too many requests", "You were faster than one shopper may be. Wait a second, then try again.", sameKey},
 		"expired":          {"The hold has expired", "The time to pay is over and the units went back on sale. You were not charged. Reserve again while there are some.", never},
 		"sale-not-open":    {"The sale is not open", "The sale's page says when it opens, and whether it is paused or over. Come back then.", never},
 		"price-changed":    {"The price is another", "Nothing was reserved. Look at the price on the sale's page, and reserve again if you agree.", never},

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -30,6 +31,7 @@ type Config struct {
 	Verify      Verifier
 	Timeout     time.Duration // of one request
 	MaxRequests int           // under way at the same time; beyond it 503
+	ShopperRate int           // requests a second of one shopper; beyond it 429; 0 for any number
 	Clock       func() time.Time
 	Log         *slog.Logger
 	// Away tells an error of a database that does not answer, which is 503, from a mistake, which is 500. It may be nil.
@@ -59,11 +61,15 @@ type API struct {
 	inFlight inFlight
 	ready    []func(context.Context) error
 	kinds    []mapping
+	rates    *rates // nil: no limit
 }
 
 // New returns an API with health, problems and the OpenAPI document mounted.
 func New(cfg Config) *API {
 	a := &API{cfg: cfg, slots: make(chan struct{}, cfg.MaxRequests), streams: make(chan struct{}, maxStreams), inFlight: inFlight{keys: map[string]struct{}{}}, kinds: mappings()}
+	if cfg.ShopperRate > 0 {
+		a.rates = newRates(cfg.ShopperRate, cfg.Clock)
+	}
 	a.app = fiber.New(fiber.Config{
 		AppName: "flashsale", DisableStartupMessage: true, BodyLimit: maxRead, ReadBufferSize: 8 << 10,
 		ReadTimeout: 15 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
@@ -258,10 +264,24 @@ func (a *API) auth(role account.Role) fiber.Handler {
 		if role == account.Operator && has != account.Operator {
 			return errForbidden
 		}
+		if has != account.Operator && !a.spend(c, user) {
+			return errTooFast
+		}
 		c.Locals(keyUser, user)
 		c.Locals(keyRole, has)
 		return c.Next()
 	}
+}
+
+// spend takes the request off the shopper's quota, and says how much of that is left.
+func (a *API) spend(c *fiber.Ctx, shopper id.ID) bool {
+	if a.rates == nil {
+		return true
+	}
+	ok, left, reset := a.rates.spend(shopper)
+	c.Set("RateLimit-Policy", a.rates.policy)
+	c.Set("RateLimit", `"shopper";r=`+strconv.Itoa(left)+`;t=`+strconv.Itoa(reset))
+	return ok
 }
 
 func user(c *fiber.Ctx) id.ID { v, _ := c.Locals(keyUser).(id.ID); return v }

@@ -23,6 +23,7 @@ var (
 	errMediaType  = errors.New("httpapi: not application/json")
 	errKey        = errors.New("httpapi: no usable Idempotency-Key")
 	errInFlight   = errors.New("httpapi: the same key is being handled")
+	errTooFast    = errors.New("httpapi: the shopper asks faster than one may")
 	errOverloaded = errors.New("httpapi: too many requests under way")
 	errDraining   = errors.New("httpapi: shutting down")
 	errNotReady   = errors.New("httpapi: a part is not ready")
@@ -58,6 +59,7 @@ func mappings() []mapping {
 		{account.ErrTokenExpired, kind{"token-expired", 401, "The token has expired", "Refresh it with your refresh token, or log in.", 0}},
 		{account.ErrRefreshReused, kind{"refresh-reused", 401, "The refresh token was used before", "Every token of that login is revoked; log in again.", 0}},
 		{account.ErrBadCredentials, kind{"bad-credentials", 401, "Wrong e-mail address or password", "Check both.", 0}},
+		{errTooFast, rateLimited()},
 		{errForbidden, kind{"forbidden", 403, "Operators only", "Log in with an operator's account.", 0}},
 		{account.ErrEmailTaken, kind{"email-taken", 409, "E-mail address taken", "Log in instead.", 0}},
 		{account.ErrInvalidEmail, kind{"invalid-email", 422, "Not an e-mail address", "Use one such as name@example.com.", 0}},
@@ -74,6 +76,7 @@ func mappings() []mapping {
 		{reservation.ErrSoldOut, kind{"sold-out", 409, "Sold out", "Every unit is paid for.", 0}},
 		{reservation.ErrHeldOut, kind{"held-out", 409, "All held", "Every unit is held by somebody; some may come back. Wait as Retry-After says, then ask again with a new key.", 1}},
 		{reservation.ErrLimitReached, kind{"limit-reached", 409, "Limit per shopper reached", "You have as many as one shopper may have.", 0}},
+		{reservation.ErrTooManyUnpaid, kind{"too-many-unpaid", 409, "Too many holds that are not paid for", "Pay for what you hold, or cancel it; then ask again with a new key.", 0}},
 		{reservation.ErrIllegalMove, illegal},
 		{payment.ErrIllegalMove, illegal},
 		{catalog.ErrIllegalMove, illegal},
@@ -127,14 +130,14 @@ func uncertain() kind {
 	return kind{"uncertain", 503, "Not known whether it happened", "Repeat the request with the same Idempotency-Key: it happens at most once.", 1}
 }
 
-// rateLimited is said by the server in front (nginx/shared/problems.conf), and explained here.
+// rateLimited is said of a shopper here, and of an address by the server in front (nginx/shared/problems.conf).
 func rateLimited() kind {
-	return kind{"rate-limited", 429, "Too many requests from your address", "Wait as Retry-After says, then repeat the request with the same Idempotency-Key.", 1}
+	return kind{"rate-limited", 429, "Too many requests", "Wait as Retry-After says, then repeat the request with the same Idempotency-Key.", 1}
 }
 
 // kinds lists every kind of problem.
 func kinds() []kind {
-	all := []kind{malformed(), invalidKind(), internal(), rateLimited()}
+	all := []kind{malformed(), invalidKind(), internal()}
 	for _, m := range mappings() {
 		all = append(all, m.kind)
 	}

@@ -165,7 +165,7 @@ const (
 //
 // With Err nil the reservation is in the ledger. Replayed says that it was there before, from the
 // same request: this claim's takes are aborted, unless it was this very claim (see Outcomes). Err
-// is one of ErrFenced, ErrTakeAborted, ErrNoUnits, or reservation.ErrLimitReached, ErrSaleNotOpen,
+// is one of ErrFenced, ErrTakeAborted, ErrNoUnits, or reservation.ErrLimitReached, ErrTooManyUnpaid, ErrSaleNotOpen,
 // ErrUnknownItem, ErrKeyReused.
 type Decision struct {
 	Reservation reservation.Reservation

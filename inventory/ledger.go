@@ -15,7 +15,8 @@ type Ledger interface {
 	// Commit decides a group of claims and returns a decision for each, in order. It locks the
 	// buckets in order, requires their epochs, and admits each claim that fits after those before
 	// it; one bad claim never fails the group. Legs of claims that were not admitted become
-	// tombstones. The per-shopper limit is enforced here, whatever the gate forgot.
+	// tombstones. The limit per shopper is enforced here, whatever the gate forgot, and so
+	// is the bound on what a shopper holds unpaid, which the gate does not know.
 	Commit(ctx context.Context, claims []Claim) ([]Decision, error)
 	// Move makes a group of moves by compare-and-set with the ledger's clock and returns an answer
 	// for each, in order. A release returns the units: bucket row and credit in one transaction.

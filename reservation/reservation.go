@@ -138,6 +138,9 @@ var (
 	ErrHeldOut = errors.New("reservation: every unit is held by somebody; some may come back")
 	// ErrLimitReached is returned when the shopper has as many units as the sale allows each.
 	ErrLimitReached = errors.New("reservation: the limit per shopper is reached")
+	// ErrTooManyUnpaid is returned when the shopper holds as many reservations without having paid for
+	// them as one may at the same time, over all sales.
+	ErrTooManyUnpaid = errors.New("reservation: the shopper has too many holds that are not paid for")
 	// ErrSaleNotOpen is returned when the sale does not exist, is not open, or is over.
 	ErrSaleNotOpen = errors.New("reservation: the sale is not open")
 	// ErrUnknownItem is returned when the sale has no such item.
@@ -166,7 +169,7 @@ var (
 // reasons names each refusal on the wire and in the ledger. It is the only such table.
 func reasons() map[string]error {
 	return map[string]error{
-		"sold_out": ErrSoldOut, "held_out": ErrHeldOut, "limit_reached": ErrLimitReached,
+		"sold_out": ErrSoldOut, "held_out": ErrHeldOut, "limit_reached": ErrLimitReached, "too_many_unpaid": ErrTooManyUnpaid,
 		"sale_not_open": ErrSaleNotOpen, "unknown_item": ErrUnknownItem, "quantity": ErrQuantity,
 		"price": ErrPrice, "key_reused": ErrKeyReused, "not_found": ErrNotFound,
 		"illegal_move": ErrIllegalMove, "expired": ErrExpired,

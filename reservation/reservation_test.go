@@ -134,7 +134,7 @@ func FuzzFingerprint(f *testing.F) {
 func TestReasons(t *testing.T) {
 	t.Parallel()
 	for name, want := range map[string]error{
-		"sold_out": reservation.ErrSoldOut, "held_out": reservation.ErrHeldOut, "limit_reached": reservation.ErrLimitReached,
+		"sold_out": reservation.ErrSoldOut, "held_out": reservation.ErrHeldOut, "limit_reached": reservation.ErrLimitReached, "too_many_unpaid": reservation.ErrTooManyUnpaid,
 		"sale_not_open": reservation.ErrSaleNotOpen, "unknown_item": reservation.ErrUnknownItem, "quantity": reservation.ErrQuantity,
 		"price": reservation.ErrPrice, "key_reused": reservation.ErrKeyReused, "not_found": reservation.ErrNotFound,
 		"illegal_move": reservation.ErrIllegalMove, "expired": reservation.ErrExpired,

@@ -211,6 +211,7 @@ func (l *lab) env() []string {
 	return append(testbed.BaseEnv(),
 		"DATABASE_URL="+l.postgres.URL("{database}"), "REDIS_URLS="+strings.Join(l.redisURL[:gateShards], ","), "CACHE_URL="+l.redisURL[gateShards],
 		"TOKEN_SECRETS="+l.secret, "FLASHSALE_INTERNAL_TOKEN="+l.secret, "OPERATOR_EMAIL="+operator, "OPERATOR_PASSWORD="+l.password, "FLASHSALE_LOG_LEVEL=warn", "FLASHSALE_DRAIN_NOTICE=0s",
+		"FLASHSALE_MAX_UNPAID=1000000", "FLASHSALE_SHOPPER_RATE=1000000", // a virtual user is many shoppers: counted, but not bounded
 		"AMQP_URL="+l.rabbit.URL()+vhost, "INFLUX_URL="+l.db.url, "INFLUX_BUCKET="+l.db.bucket, "FLASHSALE_COLLECT_EVERY="+lookEvery.String())
 }
 

@@ -77,12 +77,13 @@ func (l *Lab) NewWorld(ctx context.Context, name string, redis []int) (*World, e
 	return w, err
 }
 
-// env is the service's configuration: its defaults, but for names, addresses and secrets, and for a
-// life of access tokens that outlasts the run.
+// env is the service's configuration: its defaults, but for names, addresses and secrets, for a
+// life of access tokens that outlasts the run, and for the bounds on one shopper.
 func (w *World) env() []string {
 	return append(append(testbed.BaseEnv(),
 		"DATABASE_URL="+w.lab.Postgres.URL(w.Name+"_{database}"), "REDIS_URLS="+strings.Join(w.shards, ","), "TOKEN_SECRETS="+w.lab.secret,
 		"OPERATOR_PASSWORD="+w.lab.Password, "FLASHSALE_ACCESS_TTL="+tokenTTL.String(), "FLASHSALE_LOG_LEVEL=warn",
+		"FLASHSALE_MAX_UNPAID=1000000", "FLASHSALE_SHOPPER_RATE=1000000", // counted, but not bounded
 	), w.More...)
 }
 

@@ -129,7 +129,7 @@ func build(ctx context.Context, cfg Config, log *slog.Logger) (_ *app, err error
 			c, err := a.tokens.Verify(t)
 			return c.User, c.Role, err
 		},
-		Timeout: cfg.RequestTimeout, MaxRequests: cfg.MaxRequests, Clock: a.clock, Log: log, Away: postgres.Away,
+		Timeout: cfg.RequestTimeout, MaxRequests: cfg.MaxRequests, ShopperRate: cfg.ShopperRate, Clock: a.clock, Log: log, Away: postgres.Away,
 		Trace: a.traceRequests(),
 	})
 	for _, role := range roleTable() {

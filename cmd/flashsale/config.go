@@ -57,6 +57,8 @@ type Config struct {
 	ExpireEvery    time.Duration
 	KeepEvery      time.Duration
 	ShardDeadAfter time.Duration
+	MaxUnpaid      int // holds of one shopper, over all sales; 0: any number
+	ShopperRate    int // requests of one shopper a second; 0: any number
 	DrainFor       time.Duration
 	DrainNotice    time.Duration
 
@@ -137,6 +139,8 @@ func (c *Config) settings() []setting {
 		{name: "operator-password", env: "OPERATOR_PASSWORD", secret: true, help: "the first operator's password", value: (*textValue)(&c.OperatorPassword)},
 		{name: "request-timeout", help: "bound on one request", value: (*durationValue)(&c.RequestTimeout)},
 		{name: "max-requests", help: "requests under way at the same time; beyond it 503", value: &intValue{&c.MaxRequests}},
+		{name: "max-unpaid", help: "reservations that a shopper may hold unpaid at the same time, over all sales; 0 for any number", value: &intValue{&c.MaxUnpaid}},
+		{name: "shopper-rate", help: "requests a second that a shopper may send to this process, four seconds' worth at once; beyond it 429; 0 for any number", value: &intValue{&c.ShopperRate}},
 		{name: "pending-for", help: "how long a take may stay undecided before the ledger is asked", value: (*durationValue)(&c.PendingFor)},
 		{name: "expire-every", help: "interval of the expirer", value: (*durationValue)(&c.ExpireEvery)},
 		{name: "keep-every", help: "interval of the gate's keeper", value: (*durationValue)(&c.KeepEvery)},
@@ -176,7 +180,7 @@ func defaults() Config {
 		Mode: Sync, Roles: allRoles(), Listen: "127.0.0.1:8080", Data: "./data", DatabaseConns: 16, Shards: 4,
 		AccessTTL: 15 * time.Minute, PasswordMemory: 19 << 10, PasswordSlots: 2,
 		OperatorEmail:  "operator@example.com",
-		RequestTimeout: 10 * time.Second, MaxRequests: 4096, PendingFor: 30 * time.Second,
+		RequestTimeout: 10 * time.Second, MaxRequests: 4096, MaxUnpaid: 10, ShopperRate: 50, PendingFor: 30 * time.Second,
 		ExpireEvery: 250 * time.Millisecond, KeepEvery: 250 * time.Millisecond, ShardDeadAfter: 10 * time.Second, DrainFor: 20 * time.Second, DrainNotice: time.Second,
 		PaymentLatency: 20 * time.Millisecond, PaymentPatience: 3 * time.Second, ProbeAfter: 5 * time.Second, SweepAfter: 30 * time.Second,
 		MailFrom: "shop@example.com", TraceRatio: 0.01, TraceSlow: time.Second, LogLevel: "info", LogFormat: "text",
@@ -379,6 +383,11 @@ func (c *Config) validate() error {
 	for name, n := range map[string]int{"max-requests": c.MaxRequests, "database-conns": c.DatabaseConns, "password-slots": c.PasswordSlots} {
 		if n < 1 {
 			bad("%s is %d; set 1 or more", name, n)
+		}
+	}
+	for name, n := range map[string]int{"max-unpaid": c.MaxUnpaid, "shopper-rate": c.ShopperRate} {
+		if n < 0 || n > 1_000_000 {
+			bad("%s is %d; set 0 for no bound, or up to 1000000", name, n)
 		}
 	}
 	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.LogLevel) {

@@ -42,6 +42,7 @@ func quick(mode Mode) Config {
 	cfg.Mode, cfg.Listen = mode, "127.0.0.1:0"
 	cfg.OperatorEmail, cfg.OperatorPassword = testOperator, testPassword
 	cfg.PasswordMemory, cfg.PasswordSlots = 64, 4
+	cfg.ShopperRate = 1_000_000 // a test asks faster than a shopper may
 	cfg.PaymentLatency, cfg.PaymentPatience, cfg.ProbeAfter = 2*time.Millisecond, 400*time.Millisecond, 600*time.Millisecond
 	cfg.PaymentDeclineRate, cfg.PaymentTimeoutRate, cfg.PaymentLostReplyRate = 0.1, 0.05, 0.05 // of means that are not tok_…
 	cfg.ExpireEvery, cfg.KeepEvery = 50*time.Millisecond, 50*time.Millisecond

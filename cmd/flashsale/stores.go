@@ -158,7 +158,9 @@ func (s *stores) openSQLite(ctx context.Context, cfg Config, role string, clock 
 	}
 	switch role {
 	case "inventory":
-		s.ledger = sqliteledger.New(db, clock)
+		ledger := sqliteledger.New(db, clock)
+		ledger.LimitUnpaid(cfg.MaxUnpaid)
+		s.ledger = ledger
 	case "order":
 		s.orders = sqliteorder.New(db, clock)
 	case "payment":
@@ -192,7 +194,9 @@ func (s *stores) openPostgres(ctx context.Context, cfg Config, role string, m *m
 	}
 	switch role {
 	case "inventory":
-		s.ledger = pgledger.New(pool)
+		ledger := pgledger.New(pool)
+		ledger.LimitUnpaid(cfg.MaxUnpaid)
+		s.ledger = ledger
 	case "order":
 		orders := pgorder.New(pool)
 		s.close = append(s.close, orders.Close) // before its pool

@@ -46,6 +46,7 @@ func BenchmarkCommit(b *testing.B) {
 		b.Run(fmt.Sprint(size), func(b *testing.B) {
 			pool := migrated(b)
 			l := pgledger.New(pool)
+			l.LimitUnpaid(10) // as it is unless it is set
 			item := provision(b, l, 10_000_000)
 			group := make([]inventory.Claim, size)
 			b.ResetTimer()

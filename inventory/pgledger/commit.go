@@ -2,6 +2,7 @@ package pgledger
 
 import (
 	"context"
+	"encoding/binary"
 	"flashsale/id"
 	"flashsale/inventory"
 	"flashsale/money"
@@ -34,7 +35,7 @@ func (l *Ledger) Commit(ctx context.Context, claims []inventory.Claim) ([]invent
 			whole = true
 			l.wary.Store(waryGroups)
 		}
-		s, err := readStanding(ctx, tx, claims, rids, whole)
+		s, err := readStanding(ctx, tx, claims, rids, whole, l.mostUnpaid)
 		if err != nil {
 			return err
 		}
@@ -79,11 +80,13 @@ type standing struct {
 	rows       map[id.ID]reservation.Reservation
 	legs       map[id.ID]leg
 	allowances map[allowanceKey]int
+	unpaid     map[id.ID]int // reservations held or being paid for, by shopper; read only where they are bounded
+	mostUnpaid int
 }
 
 // readStanding locks the buckets of a group and reads what its claims are decided on; of what only
 // recognises repetitions nothing unless whole.
-func readStanding(ctx context.Context, tx pgx.Tx, claims []inventory.Claim, rids []id.ID, whole bool) (*standing, error) {
+func readStanding(ctx context.Context, tx pgx.Tx, claims []inventory.Claim, rids []id.ID, whole bool, mostUnpaid int) (*standing, error) {
 	var k, items bucketKeys
 	seen := map[inventory.BucketID]bool{}
 	known := map[inventory.ItemID]bool{}
@@ -104,12 +107,15 @@ func readStanding(ctx context.Context, tx pgx.Tx, claims []inventory.Claim, rids
 		ORDER BY b.sale, b.sku, b.shard FOR UPDATE OF b`, k.sales, k.skus, k.shards)
 	b.Queue(`SELECT s.id, i.sku, i.price, i.currency, s.status, s.opens_at, s.ends_at, s.per_user_limit, s.hold_us
 		FROM unnest($1::uuid[], $2::text[]) AS k (sale, sku) JOIN sale_item i ON i.sale = k.sale AND i.sku = k.sku JOIN sale s ON s.id = i.sale`, items.sales, items.skus)
+	if mostUnpaid > 0 {
+		queueUnpaid(b, claims)
+	}
 	b.Queue(`SELECT clock_timestamp()`) // after the locks: waiting for them is not time that a sale was open
 	if whole {
 		queueRepetitions(b, claims, rids)
 	}
 	results := tx.SendBatch(ctx, b)
-	s, err := scanStanding(results, whole)
+	s, err := scanStanding(results, whole, mostUnpaid)
 	if cerr := results.Close(); err == nil {
 		err = cerr
 	}
@@ -131,10 +137,39 @@ func queueRepetitions(b *pgx.Batch, claims []inventory.Claim, rids []id.ID) {
 	b.Queue(`SELECT sale, sku, user_id, qty FROM allowance WHERE (sale, sku, user_id) IN (SELECT * FROM unnest($1::uuid[], $2::text[], $3::uuid[]))`, sales, skus, users)
 }
 
-func scanStanding(results pgx.BatchResults, whole bool) (*standing, error) {
+// queueUnpaid locks the shoppers of a group, in order, and counts what each holds unpaid. The locks last
+// until the commit, and what is counted under a lock is all that others have committed under it: two
+// groups never take the same last place, whatever sales and buckets they are for. There is a lock a
+// shopper; PostgreSQL has room for 6400 unless it is set otherwise.
+func queueUnpaid(b *pgx.Batch, claims []inventory.Claim) {
+	users, keys := make([]id.ID, len(claims)), make([]int64, len(claims))
+	for i, c := range claims {
+		users[i] = c.Request.User
+		keys[i] = int64(binary.BigEndian.Uint64(c.Request.User[8:])) // its random half
+	}
+	slices.Sort(keys)
+	b.Queue(`SELECT pg_advisory_xact_lock(k) FROM unnest($1::bigint[]) AS k`, slices.Compact(keys))
+	b.Queue(`SELECT user_id, count(*) FROM reservation WHERE user_id = ANY($1::uuid[]) AND state IN ('held', 'paying') GROUP BY user_id`, users)
+}
+
+func (s *standing) scanUnpaid(results pgx.BatchResults) error {
+	if _, err := results.Exec(); err != nil { // of the locks
+		return err
+	}
+	_, err := collect(results, func(row pgx.CollectableRow) (struct{}, error) {
+		var user id.ID
+		var holds int
+		err := row.Scan(&user, &holds)
+		s.unpaid[user] = holds
+		return struct{}{}, err
+	})
+	return err
+}
+
+func scanStanding(results pgx.BatchResults, whole bool, mostUnpaid int) (*standing, error) {
 	s := &standing{
-		buckets: map[inventory.BucketID]*inventory.Bucket{}, terms: map[inventory.ItemID]terms{},
-		rows: map[id.ID]reservation.Reservation{}, legs: map[id.ID]leg{}, allowances: map[allowanceKey]int{},
+		mostUnpaid: mostUnpaid, buckets: map[inventory.BucketID]*inventory.Bucket{}, terms: map[inventory.ItemID]terms{},
+		rows: map[id.ID]reservation.Reservation{}, legs: map[id.ID]leg{}, allowances: map[allowanceKey]int{}, unpaid: map[id.ID]int{},
 	}
 	buckets, err := collect(results, scanBucket)
 	if err != nil {
@@ -153,6 +188,11 @@ func scanStanding(results pgx.BatchResults, whole bool) (*standing, error) {
 		return struct{}{}, err
 	}); err != nil {
 		return nil, err
+	}
+	if mostUnpaid > 0 {
+		if err := s.scanUnpaid(results); err != nil {
+			return nil, err
+		}
 	}
 	if err := results.QueryRow().Scan(&s.now); err != nil || !whole {
 		return s, err
@@ -216,6 +256,7 @@ func (s *standing) decide(c inventory.Claim, rid id.ID, w *writes) inventory.Dec
 	key := allowanceKey{item: inventory.ItemID{Sale: r.Sale, SKU: r.SKU}, user: r.User}
 	s.allowances[key] += r.Quantity
 	w.allowing[key] += r.Quantity
+	s.unpaid[r.User]++
 	s.rows[rid] = r
 	e := inventory.Held(r, c.TraceParent)
 	w.held = append(w.held, held{r, e})
@@ -234,6 +275,9 @@ func (s *standing) admit(c inventory.Claim) (terms, error) {
 	// Before the units, as in the gate: a limit is final, and a shortage may pass.
 	if t.sale.Limit > 0 && s.allowances[allowanceKey{item: item, user: c.Request.User}]+c.Request.Quantity > t.sale.Limit {
 		return t, reservation.ErrLimitReached
+	}
+	if s.mostUnpaid > 0 && s.unpaid[c.Request.User] >= s.mostUnpaid {
+		return t, reservation.ErrTooManyUnpaid
 	}
 	need := map[inventory.BucketID]int64{}
 	for _, g := range c.Legs {

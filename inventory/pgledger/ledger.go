@@ -2,9 +2,10 @@
 // transaction each: locked rows are read, decided on in Go, and written back with one statement a
 // table.
 //
-// Lock order, the same for every transaction: bucket rows by (sale, sku, shard), then reservations
-// by id and allowances by (sale, sku, user). Buckets come first, so two transactions that could
-// meet later have been put in order by then; what still deadlocks is run again.
+// Lock order, the same for every transaction: bucket rows by (sale, sku, shard), then, where what they
+// hold unpaid is bounded, shoppers, then reservations by id and allowances by (sale, sku, user). Buckets
+// come first, so two transactions that could meet later have been put in order by then; what still
+// deadlocks is run again.
 package pgledger
 
 import (
@@ -35,13 +36,18 @@ var Migrations, _ = fs.Sub(files, "migrations")
 // Ledger implements the ledger's contracts on PostgreSQL.
 type Ledger struct {
 	announcer
-	wary atomic.Int64 // groups still to be read whole
+	wary       atomic.Int64 // groups still to be read whole
+	mostUnpaid int          // holds that a shopper may have unpaid; 0: any number
 }
 
 // New returns the ledger of a migrated database.
 func New(pool *pgxpool.Pool) *Ledger {
 	return &Ledger{announcer: announcer{Outbox: postgres.NewOutbox(pool), pool: pool, waiting: map[id.ID]*announcement{}}}
 }
+
+// LimitUnpaid sets how many reservations a shopper may hold or be paying for at the same time, over all
+// sales; 0, as in a new ledger, for any number. Call it before Commit.
+func (l *Ledger) LimitUnpaid(most int) { l.mostUnpaid = most }
 
 // errAgain asks for the transaction to be run again: another one was faster, and what it wrote is
 // visible now.

@@ -27,14 +27,19 @@ var Migrations, _ = fs.Sub(files, "migrations")
 // Ledger implements the ledger's contracts on a SQLite file.
 type Ledger struct {
 	sqlite.Outbox
-	db    *sqlite.DB
-	clock func() time.Time
+	db         *sqlite.DB
+	clock      func() time.Time
+	mostUnpaid int // holds that a shopper may have unpaid; 0: any number
 }
 
 // New returns the ledger of a migrated file, on this clock.
 func New(db *sqlite.DB, clock func() time.Time) *Ledger {
 	return &Ledger{Outbox: sqlite.NewOutbox(db, clock), db: db, clock: clock}
 }
+
+// LimitUnpaid sets how many reservations a shopper may hold or be paying for at the same time, over all
+// sales; 0, as in a new ledger, for any number. Call it before Commit.
+func (l *Ledger) LimitUnpaid(most int) { l.mostUnpaid = most }
 
 // querier is a transaction, or the reading side.
 type querier interface {
@@ -134,6 +139,16 @@ func (l *Ledger) admit(ctx context.Context, tx *sql.Tx, c inventory.Claim, rid i
 	}
 	if sale.Limit > 0 && has+req.Quantity > sale.Limit {
 		return refused(reservation.ErrLimitReached)
+	}
+	if l.mostUnpaid > 0 {
+		var holds int
+		err := tx.QueryRowContext(ctx, `SELECT count(*) FROM reservation WHERE user_id = ? AND state IN ('held', 'paying')`, req.User[:]).Scan(&holds)
+		if err != nil {
+			return inventory.Decision{}, err
+		}
+		if holds >= l.mostUnpaid {
+			return refused(reservation.ErrTooManyUnpaid)
+		}
 	}
 	need := map[inventory.BucketID]int64{}
 	for _, leg := range c.Legs {

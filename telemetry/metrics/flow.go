@@ -34,7 +34,7 @@ func newFlow(m *Metrics) flowMetrics {
 		decision: m.histogram("flashsale_decision_seconds", "Time from a reservation being requested, its units taken at the gate, to the ledger's decision.", ages()),
 		reserved: counters(m.counter("flashsale_reservations_total",
 			"Requests to reserve, by answer: held, accepted, replayed, or the reason of the refusal.", "outcome"),
-			"held", "accepted", "replayed", "sold_out", "held_out", "limit_reached", "sale_not_open", "unknown_item", "quantity", "price",
+			"held", "accepted", "replayed", "sold_out", "held_out", "limit_reached", "too_many_unpaid", "sale_not_open", "unknown_item", "quantity", "price",
 			"key_reused", "in_flight", "uncertain", "overloaded"),
 		groups: m.histogram("flashsale_group_size", "Calls that were committed together.", sizes(), "group"),
 		waits:  m.histogram("flashsale_group_wait_seconds", "Longest time that a call of a group waited for its commit to begin.", durations(), "group"),

@@ -28,7 +28,7 @@ func newLedger(m *Metrics) ledgerMetrics {
 		errors:  counters(m.counter("flashsale_ledger_errors_total", "Calls of the ledger that failed.", "call"), calls...),
 		decisions: counters(m.counter("flashsale_ledger_decisions_total",
 			"Claims decided by the ledger: held, replayed, no_units (the gate promised what is not there), fenced, take_aborted, or the reason of the refusal.", "outcome"),
-			"held", "replayed", "no_units", "fenced", "take_aborted", "limit_reached", "sale_not_open", "unknown_item", "key_reused"),
+			"held", "replayed", "no_units", "fenced", "take_aborted", "limit_reached", "too_many_unpaid", "sale_not_open", "unknown_item", "key_reused"),
 		moves: m.counter("flashsale_ledger_moves_total",
 			"Moves of reservations: pay, capture, decline, cancel, expire (a hold's time is over), refund; applied, repeated or refused.", "move", "outcome"),
 	}

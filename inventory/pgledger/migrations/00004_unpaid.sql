@@ -1,0 +1,5 @@
+-- +goose Up
+-- Who holds what unpaid: the bound on it is counted here, and the index stays as small as that is.
+CREATE INDEX reservation_unpaid ON reservation (user_id) WHERE state IN ('held', 'paying');
+-- +goose Down
+DROP INDEX reservation_unpaid;
