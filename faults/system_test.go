@@ -61,6 +61,7 @@ type system struct {
 	amqp   string
 	books  string // the inventory's database
 	env    []string
+	stderr io.Writer // of the processes
 	client *http.Client
 }
 
@@ -86,12 +87,13 @@ func systemOn(t *testing.T, urls, shards []string, amqpURL string) *system {
 		t.Fatal(err)
 	}
 	_, books, _ := strings.Cut(urls[0], "=")
-	s := &system{t: t, bin: bin, amqp: amqpURL, books: books, client: &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 32}}}
+	s := &system{t: t, stderr: t.Output(), bin: bin, amqp: amqpURL, books: books, client: &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 32}}}
 	t.Cleanup(s.client.CloseIdleConnections)
 	s.env = append(os.Environ(),
 		"DATABASE_URLS="+strings.Join(urls, ","), "REDIS_URLS="+strings.Join(shards, ","), "AMQP_URL="+amqpURL,
 		"TOKEN_SECRETS="+strings.Repeat("secret of the test ", 3), "OPERATOR_PASSWORD="+password, "FLASHSALE_INTERNAL_TOKEN="+strings.Repeat("internal-token-", 3),
 		"FLASHSALE_DATABASE_CONNS=4", "FLASHSALE_LOG_LEVEL=error", "FLASHSALE_DRAIN_NOTICE=0s", "FLASHSALE_PASSWORD_SLOTS=8",
+		"FLASHSALE_MAX_UNPAID=1000000", "FLASHSALE_SHOPPER_RATE=1000000",
 		"FLASHSALE_PAYMENT_LATENCY=10ms", "FLASHSALE_PAYMENT_PATIENCE=400ms", "FLASHSALE_PROBE_AFTER=800ms", "FLASHSALE_PAYMENT_LOST_REPLY_RATE=0.05",
 		"FLASHSALE_PENDING_FOR=2s", "FLASHSALE_SWEEP_AFTER=3s", "FLASHSALE_EXPIRE_EVERY=50ms", "FLASHSALE_KEEP_EVERY=50ms",
 	)
@@ -228,7 +230,7 @@ func (p *process) ready() *process {
 func (p *process) launch() {
 	p.s.t.Helper()
 	p.cmd = exec.Command(p.s.bin, p.args...)
-	p.cmd.Env, p.cmd.Stderr = p.s.env, p.s.t.Output()
+	p.cmd.Env, p.cmd.Stderr = p.s.env, p.s.stderr
 	if err := p.cmd.Start(); err != nil {
 		p.s.t.Fatal(err)
 	}

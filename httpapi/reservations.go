@@ -106,7 +106,7 @@ func (a *API) reserve(c *fiber.Ctx, s Reservations) error {
 		return c.Status(fiber.StatusAccepted).JSON(viewReservation(out.Reservation))
 	}
 	status := fiber.StatusCreated
-	if out.Replayed && out.Reservation.State.Terminal() { // it was made, and is over
+	if out.Reservation.State.Terminal() { // it was made before, and is over
 		if out.Reservation.State == reservation.Expired {
 			return reservation.ErrExpired
 		}

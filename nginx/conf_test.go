@@ -363,6 +363,8 @@ func TestRates(t *testing.T) {
 limit_req_zone $client zone=requests:1m rate=1r/m;
 limit_req_zone $client zone=logins:1m rate=1r/m;
 limit_conn_zone $client zone=streams:1m;
+limit_conn_zone $client zone=underway:1m;
+map $uri $client_policy { default '"client";q=1;w=60'; }
 `}
 	front := testenv.Nginx(t, "sync", s)
 	stranger, here := from(t, "127.0.0.2", front), from(t, "127.0.0.1", front)
@@ -375,6 +377,9 @@ limit_conn_zone $client zone=streams:1m;
 				continue
 			}
 			stranger.problem(a, 429, "rate-limited")
+			if a.header.Get("RateLimit") != `"client";r=0;t=1` || a.header.Get("RateLimit-Policy") != `"client";q=1;w=60` {
+				t.Errorf("refused with %v", a.header)
+			}
 		}
 		if passed < burst || passed > burst+2 {
 			t.Errorf("%s: %d of %d requests passed; want the burst of %d and the first", path, passed, burst+10, burst)
