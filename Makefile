@@ -3,7 +3,7 @@ TOOL := go tool -modfile=tools/go.mod
 PKGS ?= ./...
 
 .DEFAULT_GOAL := help
-.PHONY: help test lint fmt build demo bench-core bench-async bench-telemetry test-telemetry faults ab up-sync up-async down clean
+.PHONY: help test fuzz lint fmt build demo bench-core bench-async bench-telemetry test-telemetry faults ab up-sync up-async down clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,6 +16,11 @@ test-telemetry: ## every panel on a real Prometheus and InfluxDB, an order's tra
 
 faults: ## whole systems killed, stopped, wiped, flooded and confused in the middle of a sale, on private servers (FAULTS=-short: the short cut)
 	go run ./testenv/servers -install -- go test -v -tags faults -count=1 -timeout 45m $(FAULTS) ./faults
+
+FUZZ_TIME ?= 5s
+fuzz: ## every fuzz target that there is, five seconds each (FUZZ_TIME=10m for a night)
+	@set -e; grep -roE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]+' . | sort | while IFS=: read -r file name; do \
+		go test -run '^$$' -fuzz "^$${name#func }\$$" -fuzztime $(FUZZ_TIME) "$$(dirname "$$file")"; done
 
 lint: ## golangci-lint, formatting included
 	$(TOOL) golangci-lint run $(PKGS)
