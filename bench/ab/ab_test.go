@@ -36,6 +36,7 @@ func sample() *Report {
 		r.Echo = append(r.Echo, Run{System: Sync, Users: users, Seconds: 10, Requests: 50_000}, Run{System: Async, Users: users, Seconds: 10, Requests: 54_000})
 	}
 	r.Sustained = []Sustained{sustained(Sync, []Step{{Rate: 100, P95: 5}, {Rate: 200, P95: 50}, {Rate: 400, P95: 150}, {Rate: 800, P95: 60}})}
+	r.Storms = []Storm{{System: Sync, Rate: 50, Quiet: Latency{P95: 53}, Stormed: Latency{P95: 259}, Logins: 17, Busy: 3, HashCost: 48}}
 	return r
 }
 
@@ -234,6 +235,11 @@ func TestDocuments(t *testing.T) {
 	for _, want := range []string{"lost 7", "2,601 (2,600–2,602)", "<svg", `class="missed"`, "&lt;script&gt; &amp; a note"} {
 		if !strings.Contains(page.String(), want) {
 			t.Errorf("the page does not say %q", want)
+		}
+	}
+	for _, want := range []string{"The echo behind the same nginx", "A login storm", "argon2id", "P95 in the storm, ms", "arrivals/s"} {
+		if !strings.Contains(page.String(), want) || !strings.Contains(md.String(), want) {
+			t.Errorf("one of the documents does not say %q", want)
 		}
 	}
 	for _, bad := range []string{"http://", "https://", "src=", "@import", "<script>", "NaN", "ZgotmplZ"} {

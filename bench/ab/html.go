@@ -23,6 +23,7 @@ func (r *Report) HTML(w io.Writer) error {
 		Users int
 		Rows  []htmlRow
 		Plots []*bars
+		Echo  string
 	}
 	data := struct {
 		*Report
@@ -30,13 +31,15 @@ func (r *Report) HTML(w io.Writer) error {
 		Loads   []load
 		Wrong   []string
 		Ladder  *curves
+		Rates   htmlTable
+		Storm   htmlTable
 		When    string
-	}{Report: r, Wrong: r.Sound(), When: r.Began.Format("2 January 2006 15:04 MST")}
+	}{Report: r, Wrong: r.Sound(), When: r.Began.Format("2 January 2006 15:04 MST"), Rates: htmlTable{ratesText, r.rates()}, Storm: htmlTable{stormText, r.storms()}}
 	for _, v := range r.targets() {
 		data.Targets = append(data.Targets, htmlTarget{v.name, v.system, v.want, strings.TrimSpace(v.got), v.verdict, v.baseline})
 	}
 	for _, users := range r.loads() {
-		l := load{Users: users}
+		l := load{Users: users, Echo: r.echoLine(users)}
 		rows := r.rows(users)
 		for _, v := range rows {
 			l.Rows = append(l.Rows, htmlRow{v.figure.name, v.figure.unit, spread(v.side[0]), spread(v.side[1]), v.winner})
@@ -58,6 +61,11 @@ func (r *Report) HTML(w io.Writer) error {
 }
 
 type htmlTarget struct{ Name, System, Want, Got, Verdict, Baseline string }
+
+type htmlTable struct {
+	Text string
+	Rows [][]string
+}
 
 type htmlRow struct{ Name, Unit, A, B, Winner string }
 

@@ -34,9 +34,8 @@ func (r *Report) Markdown(w io.Writer) error {
 		for _, row := range r.rows(users) {
 			fmt.Fprintf(&b, "| %s, %s | %s | %s | %s |\n", row.figure.name, row.figure.unit, spread(row.side[0]), spread(row.side[1]), row.winner)
 		}
-		if e := r.echoes(users); len(e) > 0 {
-			fmt.Fprintf(&b, "\nThe echo behind the same nginx, same k6: %s requests/s, average %s ms, P95 %s ms.\n", spread(figure{get: always(func(v Run) float64 { return v.Requests / v.Seconds })}.of(e)),
-				spread(figure{get: always(func(v Run) float64 { return v.All.Average })}.of(e)), spread(figure{get: always(func(v Run) float64 { return v.All.P95 })}.of(e)))
+		if e := r.echoLine(users); e != "" {
+			fmt.Fprintf(&b, "\n%s\n", e)
 		}
 	}
 	b.WriteString("\n## What became of the units\n\n| wiring | virtual users | acknowledged | sold | held at the end | oversold | stranded | lost | audit | used by others, cores |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: |\n")
@@ -70,29 +69,59 @@ func (r *Report) Markdown(w io.Writer) error {
 	return err
 }
 
+// echoLine says what the same k6 reached at the echo, or nothing when it was not asked.
+func (r *Report) echoLine(users int) string {
+	e := r.echoes(users)
+	if len(e) == 0 {
+		return ""
+	}
+	of := func(f func(Run) float64) string { return spread(figure{get: always(f)}.of(e)) }
+	return fmt.Sprintf("The echo behind the same nginx, same k6: %s requests/s, average %s ms, P95 %s ms.",
+		of(func(v Run) float64 { return v.Requests / v.Seconds }), of(func(v Run) float64 { return v.All.Average }), of(func(v Run) float64 { return v.All.P95 }))
+}
+
+const (
+	ratesText = "Reservations arrive at a rate, whether or not the answers keep up. A rate holds when P95 stays under 100 ms and no arrival is dropped or fails."
+	stormText = "A login costs a password hash (argon2id, 19 MiB, two passes), on purpose. The account service makes a bounded number at a time, in processes of their own and of low priority, and turns away who would wait for more than five seconds."
+)
+
+// rates and storms are the lines of the report's tables of these names.
+func (r *Report) rates() (out [][]string) {
+	for _, s := range r.Sustained {
+		for _, step := range s.Steps {
+			holds := "no"
+			if step.holds() {
+				holds = "yes"
+			}
+			out = append(out, []string{s.System, testbed.Number(step.Rate), testbed.Number(step.P95), fmt.Sprintf("%.0f", step.Dropped), fmt.Sprintf("%.2f", 100*step.Failed), holds})
+		}
+	}
+	return out
+}
+
+func (r *Report) storms() (out [][]string) {
+	for _, s := range r.Storms {
+		cost := "–"
+		if s.HashCost > 0 {
+			cost = testbed.Number(s.HashCost)
+		}
+		out = append(out, []string{s.System, testbed.Number(s.Rate), testbed.Number(s.Quiet.P95), testbed.Number(s.Stormed.P95), testbed.Number(s.Logins), fmt.Sprintf("%.0f", s.Busy), cost})
+	}
+	return out
+}
+
 func (r *Report) markdownExtras(b *strings.Builder) {
-	if len(r.Sustained) > 0 {
-		b.WriteString("\n## Arrival rates\n\nReservations arrive at a rate, whether or not the answers keep up. A rate holds when P95 stays under 100 ms and no arrival is dropped or fails.\n\n| wiring | arrivals/s | P95, ms | dropped | failed, % | holds |\n| --- | ---: | ---: | ---: | ---: | --- |\n")
-		for _, s := range r.Sustained {
-			for _, step := range s.Steps {
-				holds := "no"
-				if step.holds() {
-					holds = "yes"
-				}
-				fmt.Fprintf(b, "| %s | %s | %s | %.0f | %.2f | %s |\n", s.System, testbed.Number(step.Rate), testbed.Number(step.P95), step.Dropped, 100*step.Failed, holds)
-			}
+	table := func(title, text, head string, rows [][]string) {
+		if len(rows) == 0 {
+			return
+		}
+		fmt.Fprintf(b, "\n## %s\n\n%s\n\n%s\n", title, text, head)
+		for _, row := range rows {
+			fmt.Fprintf(b, "| %s |\n", strings.Join(row, " | "))
 		}
 	}
-	if len(r.Storms) > 0 {
-		b.WriteString("\n## A login storm\n\nA login costs a password hash (argon2id, 19 MiB, two passes), on purpose. The account service makes a bounded number at a time, in processes of their own and of low priority, and turns away who would wait for more than five seconds.\n\n| wiring | reservations/s | P95 of reserve alone, ms | P95 in the storm, ms | logins/s | turned away | CPU of a login, ms |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: |\n")
-		for _, s := range r.Storms {
-			cost := "–"
-			if s.HashCost > 0 {
-				cost = testbed.Number(s.HashCost)
-			}
-			fmt.Fprintf(b, "| %s | %s | %s | %s | %s | %.0f | %s |\n", s.System, testbed.Number(s.Rate), testbed.Number(s.Quiet.P95), testbed.Number(s.Stormed.P95), testbed.Number(s.Logins), s.Busy, cost)
-		}
-	}
+	table("Arrival rates", ratesText, "| wiring | arrivals/s | P95, ms | dropped | failed, % | holds |\n| --- | ---: | ---: | ---: | ---: | --- |", r.rates())
+	table("A login storm", stormText, "| wiring | reservations/s | P95 of reserve alone, ms | P95 in the storm, ms | logins/s | turned away | CPU of a login, ms |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: |", r.storms())
 }
 
 // Comparison writes two reports side by side, each wiring against itself: what has changed from one to the other.
