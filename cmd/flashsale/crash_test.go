@@ -188,7 +188,7 @@ func TestModeChanges(t *testing.T) {
 	data := filepath.Join(t.TempDir(), "data")
 	listen := net.JoinHostPort("127.0.0.1", strconv.Itoa(testenv.FreePort(t)))
 	p := &program{t: t, url: "http://" + listen}
-	serve := []string{"serve", "--data", data, "--listen", listen, "--password-memory=64", "--log-level=error", "--mode"}
+	serve := []string{"serve", "--data", data, "--listen", listen, "--password-memory=64", "--max-unpaid=0", "--shopper-rate=0", "--log-level=error", "--mode"}
 	client := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 32}}
 	t.Cleanup(client.CloseIdleConnections)
 	p.args = append(serve, "async")
