@@ -5,6 +5,7 @@
 //   SALE SKU PRODUCT   what is bought; without them the first open sale is
 //   SHOPPERS   accounts that are there: PREFIX<n>@example.com, n from 0     (flashsale bench ab makes them)
 //   PREFIX PASSWORD    of these accounts
+//              The shop must not bound what one of them does: flashsale serve --max-unpaid=0 --shopper-rate=0
 //   SUMMARY    file for the summary as JSON               summary.json
 //
 // k6 runs on the machine that it measures, so a request must cost it little: bodies are dropped unless they are
