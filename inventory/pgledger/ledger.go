@@ -57,9 +57,19 @@ const maxRuns = 8
 
 // run runs f in a transaction, again when a concurrent one got in between.
 func (l *Ledger) run(ctx context.Context, what string, f func(tx pgx.Tx) error) error {
+	return l.repeat(what, func() error { return pgx.BeginFunc(ctx, l.pool, f) })
+}
+
+// runGroup is run for what is done all the time, in two round trips.
+func (l *Ledger) runGroup(ctx context.Context, what string, f func(tx *postgres.Tx) error) error {
+	return l.repeat(what, func() error { return postgres.InTx(ctx, l.pool, f) })
+}
+
+func (l *Ledger) repeat(what string, transaction func() error) error {
 	for attempt := 1; ; attempt++ {
-		err := pgx.BeginFunc(ctx, l.pool, f)
-		again := errors.Is(err, errAgain) || postgres.Conflict(err) || postgres.Code(err) == "23505" // unique_violation
+		err := transaction()
+		code := postgres.Code(err)
+		again := errors.Is(err, errAgain) || postgres.Conflict(err) || code == "23505" /* unique_violation */ || code == overLimit
 		if err == nil || !again || attempt == maxRuns {
 			if err != nil {
 				return fmt.Errorf("ledger: %s: %w", what, err)

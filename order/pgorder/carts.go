@@ -87,7 +87,7 @@ func (s *Store) addAll(ctx context.Context, as []addition) ([]added, error) {
 // additions to one cart the second sees the first.
 func (s *Store) addOnce(ctx context.Context, as []addition) ([]added, error) {
 	out := make([]added, len(as))
-	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+	err := postgres.InTx(ctx, s.pool, func(tx *postgres.Tx) error {
 		ids := make([]id.ID, 0, len(as))
 		for _, a := range as {
 			ids = append(ids, a.cart)
@@ -118,28 +118,35 @@ func (s *Store) addOnce(ctx context.Context, as []addition) ([]added, error) {
 	return out, err
 }
 
-func lockCarts(ctx context.Context, tx pgx.Tx, ids []id.ID) (map[id.ID]*order.Cart, error) {
-	rows, err := tx.Query(ctx, `SELECT id, user_id, checked_out, created_at FROM cart WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE`, ids)
-	if err != nil {
-		return nil, err
-	}
-	carts, c := map[id.ID]*order.Cart{}, order.Cart{}
-	if _, err := pgx.ForEachRow(rows, []any{&c.ID, &c.User, &c.CheckedOut, &c.CreatedAt}, func() error {
-		v := c
-		v.CreatedAt = v.CreatedAt.UTC()
-		carts[v.ID] = &v
-		return nil
-	}); err != nil {
-		return nil, err
-	}
-	if rows, err = tx.Query(ctx, `SELECT cart, sale, sku, qty, price, currency FROM cart_item WHERE cart = ANY($1::uuid[]) ORDER BY cart, line`, ids); err != nil {
-		return nil, err
-	}
-	var cid id.ID
-	var i order.CartItem
-	_, err = pgx.ForEachRow(rows, []any{&cid, &i.Sale, &i.SKU, &i.Quantity, &i.UnitPrice.Amount, &i.UnitPrice.Currency}, func() error {
-		carts[cid].Items = append(carts[cid].Items, i)
-		return nil
+func lockCarts(ctx context.Context, tx *postgres.Tx, ids []id.ID) (map[id.ID]*order.Cart, error) {
+	b := &pgx.Batch{}
+	b.Queue(`SELECT id, user_id, checked_out, created_at FROM cart WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE`, ids)
+	b.Queue(`SELECT cart, sale, sku, qty, price, currency FROM cart_item WHERE cart = ANY($1::uuid[]) ORDER BY cart, line`, ids)
+	carts := map[id.ID]*order.Cart{}
+	err := tx.Send(ctx, b, func(results pgx.BatchResults) error {
+		rows, err := results.Query()
+		if err != nil {
+			return err
+		}
+		var c order.Cart
+		if _, err := pgx.ForEachRow(rows, []any{&c.ID, &c.User, &c.CheckedOut, &c.CreatedAt}, func() error {
+			v := c
+			v.CreatedAt = v.CreatedAt.UTC()
+			carts[v.ID] = &v
+			return nil
+		}); err != nil {
+			return err
+		}
+		if rows, err = results.Query(); err != nil {
+			return err
+		}
+		var cid id.ID
+		var i order.CartItem
+		_, err = pgx.ForEachRow(rows, []any{&cid, &i.Sale, &i.SKU, &i.Quantity, &i.UnitPrice.Amount, &i.UnitPrice.Currency}, func() error {
+			carts[cid].Items = append(carts[cid].Items, i)
+			return nil
+		})
+		return err
 	})
 	return carts, err
 }
@@ -161,7 +168,7 @@ func (l *cartLines) put(cart id.ID, line int, item order.CartItem) {
 	l.at[lineKey{cart, line}] = item
 }
 
-func (l *cartLines) write(ctx context.Context, tx pgx.Tx) error {
+func (l *cartLines) write(ctx context.Context, tx *postgres.Tx) error {
 	n := len(l.at)
 	if n == 0 {
 		return nil
@@ -176,9 +183,10 @@ func (l *cartLines) write(ctx context.Context, tx pgx.Tx) error {
 		carts, lines, sales, skus = append(carts, k.cart), append(lines, int32(k.line)), append(sales, v.Sale), append(skus, v.SKU)
 		qtys, prices, currencies = append(qtys, int32(v.Quantity)), append(prices, v.UnitPrice.Amount), append(currencies, v.UnitPrice.Currency)
 	}
-	_, err := tx.Exec(ctx, `INSERT INTO cart_item (cart, line, sale, sku, qty, price, currency)
+	b := &pgx.Batch{}
+	b.Queue(`INSERT INTO cart_item (cart, line, sale, sku, qty, price, currency)
 		SELECT * FROM unnest($1::uuid[], $2::int[], $3::uuid[], $4::text[], $5::int[], $6::bigint[], $7::text[])
 		ON CONFLICT (cart, line) DO UPDATE SET qty = excluded.qty, price = excluded.price, currency = excluded.currency`,
 		carts, lines, sales, skus, qtys, prices, currencies)
-	return err
+	return tx.Commit(ctx, b, nil)
 }

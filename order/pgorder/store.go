@@ -79,17 +79,21 @@ func (s *Store) Apply(ctx context.Context, changes []order.Change) ([]order.Chan
 
 func (s *Store) apply(ctx context.Context, changes []order.Change) ([]order.Changed, error) {
 	out := make([]order.Changed, len(changes))
-	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+	err := postgres.InTx(ctx, s.pool, func(tx *postgres.Tx) error {
 		ids := make([]id.ID, len(changes))
 		for i, c := range changes {
 			ids[i] = c.Order.ID
 		}
-		rows, err := tx.Query(ctx, selectOrders+` WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE`, ids)
-		if err != nil {
+		lock := &pgx.Batch{}
+		lock.Queue(selectOrders+` WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE`, ids)
+		var found []order.Order
+		if err := tx.Send(ctx, lock, func(results pgx.BatchResults) error {
+			rows, err := results.Query()
+			if err == nil {
+				found, err = pgx.CollectRows(rows, scan)
+			}
 			return err
-		}
-		found, err := pgx.CollectRows(rows, scan)
-		if err != nil {
+		}); err != nil {
 			return err
 		}
 		now, created, updated := map[id.ID]order.Order{}, map[id.ID]bool{}, map[id.ID]bool{}
@@ -127,7 +131,7 @@ func (s *Store) apply(ctx context.Context, changes []order.Change) ([]order.Chan
 		if b.Len() == 0 {
 			return nil
 		}
-		return tx.SendBatch(ctx, b).Close()
+		return tx.Commit(ctx, b, nil)
 	})
 	return out, err
 }

@@ -7,6 +7,7 @@ import (
 	"flashsale/payment"
 	"flashsale/transport"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -32,59 +33,48 @@ type moved struct {
 
 func (s *Store) beginAll(ctx context.Context, ps []payment.Payment) ([]begun, error) {
 	out := make([]begun, len(ps))
-	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+	err := postgres.InTx(ctx, s.pool, func(tx *postgres.Tx) error {
 		first := map[id.ID]int{} // of several with one id the first is made
 		for i, p := range ps {
 			if _, ok := first[p.ID]; !ok {
 				first[p.ID] = i
 			}
 		}
-		rows, err := insert(ctx, tx, ps, first)
-		if err != nil {
+		ids := sortedIDs(first) // two groups meet in one order
+		b := &pgx.Batch{}
+		queueInsert(b, ps, first, ids)
+		b.Queue(selectPayments+` WHERE id = ANY($1::uuid[])`, ids)
+		now := map[id.ID]payment.Payment{}
+		if err := tx.Send(ctx, b, func(results pgx.BatchResults) error {
+			made, err := collect(results, pgx.RowTo[id.ID])
+			for _, v := range made {
+				out[first[v]].created = true
+			}
+			if err == nil {
+				err = scanInto(results, now)
+			}
+			return err
+		}); err != nil {
 			return err
 		}
-		now := map[id.ID]payment.Payment{}
 		var outbox []transport.Envelope
-		for _, p := range rows {
-			now[p.ID], out[first[p.ID]].created = p, true
-			if e, ok := payment.Follow(p); ok {
-				outbox = append(outbox, e)
-			}
-		}
-		var there []id.ID
-		for v := range first {
-			if _, made := now[v]; !made {
-				there = append(there, v)
-			}
-		}
-		if len(there) > 0 {
-			found, err := tx.Query(ctx, selectPayments+` WHERE id = ANY($1::uuid[])`, there)
-			if err != nil {
-				return err
-			}
-			rows, err := pgx.CollectRows(found, scan)
-			if err != nil {
-				return err
-			}
-			for _, p := range rows {
-				now[p.ID] = p
-			}
-		}
 		for i, p := range ps {
 			row, ok := now[p.ID]
 			if !ok {
 				return pgx.ErrNoRows // a payment is never deleted
 			}
 			out[i].now = row
+			if e, ok := payment.Follow(row); ok && out[i].created {
+				outbox = append(outbox, e)
+			}
 		}
-		return enqueue(ctx, tx, outbox)
+		return commit(ctx, tx, &pgx.Batch{}, outbox)
 	})
 	return out, err
 }
 
-// insert writes the payments that are not there yet and returns them, sorted by id, so that two groups meet in one order.
-func insert(ctx context.Context, tx pgx.Tx, ps []payment.Payment, first map[id.ID]int) ([]payment.Payment, error) {
-	ids := sortedIDs(first)
+// queueInsert adds the statement that writes the payments that are not there yet and returns their ids.
+func queueInsert(b *pgx.Batch, ps []payment.Payment, first map[id.ID]int, ids []id.ID) {
 	n := len(ids)
 	orders, users, amounts := make([]id.ID, n), make([]id.ID, n), make([]int64, n)
 	currencies, methods, traces, prints := make([]string, n), make([]string, n), make([]string, n), make([][]byte, n)
@@ -93,13 +83,25 @@ func insert(ctx context.Context, tx pgx.Tx, ps []payment.Payment, first map[id.I
 		orders[i], users[i], amounts[i], currencies[i] = p.Order, p.User, p.Amount.Amount, p.Amount.Currency
 		methods[i], prints[i], traces[i] = p.Method, p.Fingerprint[:], p.TraceParent
 	}
-	rows, err := tx.Query(ctx, `INSERT INTO payment (id, order_id, user_id, amount, currency, method, fingerprint, trace, state, reason, provider_ref)
+	b.Queue(`INSERT INTO payment (id, order_id, user_id, amount, currency, method, fingerprint, trace, state, reason, provider_ref)
 		SELECT *, 'requested', '', '' FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::bigint[], $5::text[], $6::text[], $7::bytea[], $8::text[])
-		ON CONFLICT DO NOTHING RETURNING `+columns, ids, orders, users, amounts, currencies, methods, prints, traces)
+		ON CONFLICT DO NOTHING RETURNING id`, ids, orders, users, amounts, currencies, methods, prints, traces)
+}
+
+func collect[T any](results pgx.BatchResults, row pgx.RowToFunc[T]) ([]T, error) {
+	rows, err := results.Query()
 	if err != nil {
 		return nil, err
 	}
-	return pgx.CollectRows(rows, scan)
+	return pgx.CollectRows(rows, row)
+}
+
+func scanInto(results pgx.BatchResults, now map[id.ID]payment.Payment) error {
+	found, err := collect(results, scan)
+	for _, p := range found {
+		now[p.ID] = p
+	}
+	return err
 }
 
 func sortedIDs[V any](m map[id.ID]V) []id.ID {
@@ -115,87 +117,69 @@ func sortedIDs[V any](m map[id.ID]V) []id.ID {
 // Of several steps of one payment each sees what the one before has left.
 func (s *Store) advanceAll(ctx context.Context, steps []payment.Step) ([]moved, error) {
 	out := make([]moved, len(steps))
-	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+	err := postgres.InTx(ctx, s.pool, func(tx *postgres.Tx) error {
 		wanted := map[id.ID]bool{}
 		for _, step := range steps {
 			wanted[step.Payment] = true
 		}
-		rows, err := tx.Query(ctx, selectPayments+` WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE`, sortedIDs(wanted))
-		if err != nil {
-			return err
-		}
-		found, err := pgx.CollectRows(rows, scan)
-		if err != nil {
-			return err
-		}
-		now := map[id.ID]payment.Payment{}
-		for _, p := range found {
-			now[p.ID] = p
-		}
-		waiting := make([]int, len(steps))
-		for i := range steps {
-			waiting[i] = i
-		}
-		var outbox []transport.Envelope
-		for len(waiting) > 0 { // a turn has at most one step of each payment
-			turn, later := map[id.ID]int{}, []int(nil)
-			for _, i := range waiting {
-				step := steps[i]
-				p, known := now[step.Payment]
-				_, taken := turn[step.Payment]
-				switch {
-				case !known:
-					out[i].err = payment.ErrNotFound
-				case taken:
-					later = append(later, i)
-				case !step.In(p.State):
-					out[i] = moved{p, payment.ErrIllegalMove}
-				default:
-					turn[step.Payment] = i
-				}
-			}
-			changed, err := update(ctx, tx, steps, turn)
-			if err != nil {
+		lock := &pgx.Batch{}
+		lock.Queue(selectPayments+` WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE`, sortedIDs(wanted))
+		lock.Queue(`SELECT clock_timestamp()`) // after the locks
+		now, at := map[id.ID]payment.Payment{}, time.Time{}
+		if err := tx.Send(ctx, lock, func(results pgx.BatchResults) error {
+			if err := scanInto(results, now); err != nil {
 				return err
 			}
-			for _, p := range changed {
-				now[p.ID], out[turn[p.ID]].now = p, p
-				if e, ok := payment.Follow(p); ok {
-					outbox = append(outbox, e)
-				}
-			}
-			waiting = later
+			return results.QueryRow().Scan(&at)
+		}); err != nil {
+			return err
 		}
-		return enqueue(ctx, tx, outbox)
+		changed := map[id.ID]bool{}
+		var outbox []transport.Envelope
+		for i, step := range steps {
+			p, known := now[step.Payment]
+			switch {
+			case !known:
+				out[i].err = payment.ErrNotFound
+				continue
+			case !step.In(p.State):
+				out[i] = moved{p, payment.ErrIllegalMove}
+				continue
+			}
+			p.State, p.Reason, p.UpdatedAt = step.To, step.Reason, at.UTC()
+			if step.ProviderRef != "" {
+				p.ProviderRef = step.ProviderRef
+			}
+			now[p.ID], changed[p.ID], out[i].now = p, true, p
+			if e, ok := payment.Follow(p); ok {
+				outbox = append(outbox, e)
+			}
+		}
+		if len(changed) == 0 {
+			return nil
+		}
+		b := &pgx.Batch{}
+		queueUpdate(b, now, sortedIDs(changed), at)
+		return commit(ctx, tx, b, outbox)
 	})
 	return out, err
 }
 
-func update(ctx context.Context, tx pgx.Tx, steps []payment.Step, turn map[id.ID]int) ([]payment.Payment, error) {
-	if len(turn) == 0 {
-		return nil, nil
-	}
-	ids := sortedIDs(turn)
+func queueUpdate(b *pgx.Batch, now map[id.ID]payment.Payment, ids []id.ID, at time.Time) {
 	states, reasons, refs := make([]string, len(ids)), make([]string, len(ids)), make([]string, len(ids))
 	for i, v := range ids {
-		step := steps[turn[v]]
-		states[i], reasons[i], refs[i] = string(step.To), step.Reason, step.ProviderRef
+		p := now[v]
+		states[i], reasons[i], refs[i] = string(p.State), p.Reason, p.ProviderRef
 	}
-	rows, err := tx.Query(ctx, `UPDATE payment p SET state = u.state, reason = u.reason, provider_ref = CASE WHEN u.ref = '' THEN p.provider_ref ELSE u.ref END, updated_at = now()
-		FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[]) AS u (id, state, reason, ref) WHERE p.id = u.id
-		RETURNING p.id, p.order_id, p.user_id, p.amount, p.currency, p.method, p.fingerprint, p.state, p.reason, p.provider_ref, p.trace, p.created_at, p.updated_at`,
-		ids, states, reasons, refs)
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectRows(rows, scan)
+	b.Queue(`UPDATE payment p SET state = u.state, reason = u.reason, provider_ref = u.ref, updated_at = $5
+		FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[]) AS u (id, state, reason, ref) WHERE p.id = u.id`, ids, states, reasons, refs, at)
 }
 
-func enqueue(ctx context.Context, tx pgx.Tx, es []transport.Envelope) error {
-	if len(es) == 0 {
+// commit commits with a batch and the envelopes that follow; with neither there is nothing to commit.
+func commit(ctx context.Context, tx *postgres.Tx, b *pgx.Batch, outbox []transport.Envelope) error {
+	postgres.Enqueue(b, outbox)
+	if b.Len() == 0 {
 		return nil
 	}
-	b := &pgx.Batch{}
-	postgres.Enqueue(b, es)
-	return tx.SendBatch(ctx, b).Close()
+	return tx.Commit(ctx, b, nil)
 }
