@@ -43,6 +43,8 @@ type Store interface {
 	ByEmail(ctx context.Context, email string) (User, error)
 	// ByID returns an account, or ErrNotFound.
 	ByID(ctx context.Context, user id.ID) (User, error)
+	// Emails returns the addresses of accounts; one that is not there is left out.
+	Emails(ctx context.Context, users []id.ID) (map[id.ID]string, error)
 	// Grant stores the first refresh token of a family.
 	Grant(ctx context.Context, r Refresh) error
 	// Rotate uses up the token of a hash and stores the next one of its family, whose user and

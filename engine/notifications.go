@@ -3,8 +3,8 @@ package engine
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"flashsale/account"
+	"flashsale/groupcommit"
 	"flashsale/id"
 	"flashsale/notification"
 	"flashsale/order"
@@ -14,24 +14,36 @@ import (
 	"time"
 )
 
-// ContactReader finds a shopper's e-mail address. It returns account.ErrNotFound.
+// ContactReader finds shoppers' e-mail addresses. Who is not there is left out.
 type ContactReader interface {
-	Contact(ctx context.Context, user id.ID) (email string, err error)
+	Contacts(ctx context.Context, users []id.ID) (emails map[id.ID]string, err error)
 }
 
 // Notifications are the notification service's part of the flow: an order's event becomes a stored
 // message. Sending is the worker's, so that a slow mail server slows no purchase.
 type Notifications struct {
 	store    notification.Store
-	contacts ContactReader
+	contacts *groupcommit.Group[id.ID, string]
 	clock    func() time.Time
 	log      *slog.Logger
 }
 
-// NewNotifications returns the service's part.
+// NewNotifications returns the service's part. Close it when done.
 func NewNotifications(store notification.Store, contacts ContactReader, clock func() time.Time, log *slog.Logger) *Notifications {
-	return &Notifications{store: store, contacts: contacts, clock: clock, log: log}
+	// Who is asked for at the same time is asked for together: alone, each would be a call to another service and a query.
+	find := func(ctx context.Context, users []id.ID) ([]string, error) {
+		known, err := contacts.Contacts(ctx, users)
+		out := make([]string, len(users))
+		for i, u := range users {
+			out[i] = known[u]
+		}
+		return out, err
+	}
+	return &Notifications{store: store, contacts: groupcommit.New(maxGroup, maxQueue, 2, find), clock: clock, log: log}
 }
+
+// Close finishes what is under way.
+func (s *Notifications) Close() { s.contacts.Close() }
 
 // Handle is the transport.Handler of the service.
 func (s *Notifications) Handle(ctx context.Context, e transport.Envelope) ([]transport.Envelope, error) {
@@ -44,12 +56,12 @@ func (s *Notifications) Handle(ctx context.Context, e transport.Envelope) ([]tra
 	if err != nil {
 		return nil, err
 	}
-	to, err := s.contacts.Contact(ctx, d.User)
-	if errors.Is(err, account.ErrNotFound) {
-		return nil, transport.Permanent(fmt.Errorf("engine: %s for the shopper %s: %w", e.Type, d.User, err))
-	}
+	to, err := s.contacts.Do(ctx, d.User)
 	if err != nil {
-		return nil, err
+		return nil, shed(err)
+	}
+	if to == "" {
+		return nil, transport.Permanent(fmt.Errorf("engine: %s for the shopper %s: %w", e.Type, d.User, account.ErrNotFound))
 	}
 	m, ok := notification.Compose(e.ID, d, to, s.clock().UTC())
 	if !ok {
@@ -70,39 +82,23 @@ func (s *Notifications) Sender(ctx context.Context, worker *notification.Worker,
 	})
 }
 
-const askContact = "account.contact"
+const askContacts = "account.contacts"
 
 // Contacts reads addresses from the account store of this process.
 type Contacts struct{ Accounts account.Store }
 
-// Contact implements ContactReader.
-func (c Contacts) Contact(ctx context.Context, user id.ID) (string, error) {
-	u, err := c.Accounts.ByID(ctx, user)
-	return u.Email, err
-}
-
 // Answer is the transport.Answerer of the account service.
 func (c Contacts) Answer(ctx context.Context, q transport.Question) (json.RawMessage, error) {
-	if q.Name != askContact {
+	if q.Name != askContacts {
 		return nil, transport.Permanent(fmt.Errorf("engine: account has no answer to %q", q.Name))
 	}
-	return answer(ctx, q, func(ctx context.Context, a byID) (string, error) {
-		email, err := c.Contact(ctx, a.ID)
-		if errors.Is(err, account.ErrNotFound) {
-			return "", nil
-		}
-		return email, err
-	})
+	return answer(ctx, q, c.Accounts.Emails)
 }
 
 // RemoteContacts asks the account service.
 type RemoteContacts struct{ To transport.Asker }
 
-// Contact implements ContactReader.
-func (r RemoteContacts) Contact(ctx context.Context, user id.ID) (string, error) {
-	email, err := ask[string](ctx, r.To, transport.Account, askContact, byID{user})
-	if err == nil && email == "" {
-		err = account.ErrNotFound
-	}
-	return email, err
+// Contacts implements ContactReader.
+func (r RemoteContacts) Contacts(ctx context.Context, users []id.ID) (map[id.ID]string, error) {
+	return ask[map[id.ID]string](ctx, r.To, transport.Account, askContacts, users)
 }

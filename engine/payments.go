@@ -54,24 +54,12 @@ type Payment struct {
 func (s *Payments) Pay(ctx context.Context, user, orderID id.ID, key, method, trace string) (Payment, error) {
 	pid := payment.NewID(user, orderID, key)
 	print := sha256.Sum256([]byte(method))
-	known, err := s.store.Find(ctx, pid)
-	switch {
-	case err == nil && known.Fingerprint != print:
-		return Payment{}, payment.ErrKeyReused
-	case err == nil:
-		return s.settled(known, true)
-	case !errors.Is(err, payment.ErrNotFound):
-		return Payment{}, err
-	}
 	o, err := s.orders.Order(ctx, user, orderID)
 	if err != nil {
 		return Payment{}, err
 	}
-	switch {
-	case o.State == order.Cancelled && o.Reason == string(reservation.Expired):
-		return Payment{}, reservation.ErrExpired
-	case o.State != order.Open:
-		return Payment{}, reservation.ErrIllegalMove
+	if o.State != order.Open { // perhaps by this very payment
+		return s.repeated(ctx, pid, print, o)
 	}
 	p, created, err := s.store.Begin(ctx, payment.Payment{
 		ID: pid, Order: orderID, User: user, Amount: o.Total, Method: method, Fingerprint: print,
@@ -89,6 +77,22 @@ func (s *Payments) Pay(ctx context.Context, user, orderID id.ID, key, method, tr
 		return Payment{}, err
 	}
 	return s.settled(p, false)
+}
+
+// repeated answers for an order that cannot be paid any more: with the payment, when it was made under this key.
+func (s *Payments) repeated(ctx context.Context, pid id.ID, print [32]byte, o order.Order) (Payment, error) {
+	known, err := s.store.Find(ctx, pid)
+	switch {
+	case err == nil && known.Fingerprint != print:
+		return Payment{}, payment.ErrKeyReused
+	case err == nil:
+		return s.settled(known, true)
+	case !errors.Is(err, payment.ErrNotFound):
+		return Payment{}, err
+	case o.State == order.Cancelled && o.Reason == string(reservation.Expired):
+		return Payment{}, reservation.ErrExpired
+	}
+	return Payment{}, reservation.ErrIllegalMove
 }
 
 // settled says what the state of a payment means to the shopper.
@@ -150,26 +154,35 @@ func (s *Payments) Handle(ctx context.Context, e transport.Envelope) ([]transpor
 	if err != nil {
 		return nil, err
 	}
-	p, err := s.store.Find(ctx, d.Payment)
-	if err != nil {
-		return nil, fmt.Errorf("engine: %s for payment %s: %w", e.Type, d.Payment, err)
-	}
+	var followed []transport.Envelope
 	switch e.Type {
 	case inventory.EventPaying:
-		return s.charge(ctx, p, d)
+		followed, err = s.charge(ctx, d)
 	case inventory.EventPaymentRefused:
-		_, err := s.advance(ctx, p.ID, []payment.State{payment.Requested}, payment.Refused, d.Reason, "")
-		return nil, err
+		_, err = s.advance(ctx, d.Payment, []payment.State{payment.Requested}, payment.Refused, d.Reason, "")
 	case inventory.EventLatePayment:
-		s.log.WarnContext(ctx, "captured for a hold that is gone; refunding", "payment", p.ID, "order", p.Order, "trace", e.TraceParent)
-		return s.refund(ctx, p)
+		followed, err = s.late(ctx, d, e.TraceParent)
+	default:
+		return nil, transport.Permanent(fmt.Errorf("engine: payment does not handle %q", e.Type))
 	}
-	return nil, transport.Permanent(fmt.Errorf("engine: payment does not handle %q", e.Type))
+	if err != nil {
+		err = fmt.Errorf("engine: %s for payment %s: %w", e.Type, d.Payment, err)
+	}
+	return followed, err
+}
+
+func (s *Payments) late(ctx context.Context, d inventory.ReservationData, trace string) ([]transport.Envelope, error) {
+	p, err := s.store.Find(ctx, d.Payment)
+	if err != nil {
+		return nil, err
+	}
+	s.log.WarnContext(ctx, "captured for a hold that is gone; refunding", "payment", p.ID, "order", p.Order, "trace", trace)
+	return s.refund(ctx, p)
 }
 
 // charge asks the provider, with the payment's id as its key: repeating the step charges once.
-func (s *Payments) charge(ctx context.Context, p payment.Payment, d inventory.ReservationData) ([]transport.Envelope, error) {
-	p, err := s.advance(ctx, p.ID, []payment.State{payment.Requested}, payment.Charging, "", "")
+func (s *Payments) charge(ctx context.Context, d inventory.ReservationData) ([]transport.Envelope, error) {
+	p, err := s.advance(ctx, d.Payment, []payment.State{payment.Requested}, payment.Charging, "", "")
 	if err != nil {
 		return nil, err
 	}

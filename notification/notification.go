@@ -58,8 +58,8 @@ type Store interface {
 	// Lease takes up to limit pending messages that are due, for so long: another caller gets them
 	// only after that. The longest due come first.
 	Lease(ctx context.Context, limit int, lease time.Duration) ([]Message, error)
-	// Record writes the state, attempts, last error and next time of a message.
-	Record(ctx context.Context, m Message) error
+	// Record writes the state, attempts, last error and next time of messages. One that is not there stays so.
+	Record(ctx context.Context, ms []Message) error
 	// Of returns a shopper's messages, the newest first, at most limit.
 	Of(ctx context.Context, user id.ID, limit int) ([]Message, error)
 	// Audit checks that nothing has been pending for long.
@@ -128,6 +128,10 @@ const (
 	maxDelay    = 10 * time.Minute
 )
 
+// recordEvery is for how long what was sent may wait to be recorded with what is sent after it: a transaction a message
+// would cost more than the message. Dying in between sends it once more: a message is told at least once.
+const recordEvery = 250 * time.Millisecond
+
 // RunOnce sends a batch of what is due and returns how many messages it handled. The message under
 // way when ctx ends is finished; the rest of the batch comes back when its lease ends.
 func (w *Worker) RunOnce(ctx context.Context) (int, error) {
@@ -135,22 +139,34 @@ func (w *Worker) RunOnce(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	for n, m := range due {
+	last := context.WithoutCancel(ctx)
+	recorded, since := 0, w.clock()
+	for n := range due {
 		if ctx.Err() != nil {
-			return n, nil
+			due = due[:n]
+			break
 		}
-		if err := w.send(context.WithoutCancel(ctx), m); err != nil {
-			return n, err
+		w.send(last, &due[n])
+		if now := w.clock(); now.Sub(since) >= recordEvery {
+			if err := w.store.Record(last, due[recorded:n+1]); err != nil {
+				return recorded, err
+			}
+			recorded, since = n+1, now
 		}
+	}
+	if recorded == len(due) {
+		return recorded, nil
+	}
+	if err := w.store.Record(last, due[recorded:]); err != nil {
+		return recorded, err
 	}
 	return len(due), nil
 }
 
-// send tells one shopper and records it. Dying in between sends the message once more: a message
-// is told at least once.
-func (w *Worker) send(ctx context.Context, m Message) error {
+// send tells one shopper, and notes what came of it.
+func (w *Worker) send(ctx context.Context, m *Message) {
 	sending, cancel := context.WithTimeout(ctx, sendBound)
-	err := w.channel.Send(sending, m)
+	err := w.channel.Send(sending, *m)
 	cancel()
 	m.Attempts++
 	switch {
@@ -164,7 +180,6 @@ func (w *Worker) send(ctx context.Context, m Message) error {
 		m.NextAt = w.clock().UTC().Add(delay/2 + time.Duration(w.jitter()*float64(delay/2)))
 		m.LastError = clip(err.Error())
 	}
-	return w.store.Record(ctx, m)
 }
 
 // clip makes a text that a stranger's server may have written one short line that every store takes:

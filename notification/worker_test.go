@@ -247,6 +247,7 @@ func TestStopping(t *testing.T) {
 	}
 }
 
+// TestAStoreThatIsAway: what was sent and cannot be recorded is sent again, and is no more than a batch.
 func TestAStoreThatIsAway(t *testing.T) {
 	t.Parallel()
 	o := open(t)
@@ -258,8 +259,26 @@ func TestAStoreThatIsAway(t *testing.T) {
 	if n, err := o.worker(0).RunOnce(t.Context()); n != 0 || err == nil {
 		t.Fatalf("handled %d, %v", n, err)
 	}
-	if len(o.got) != 1 {
+	if len(o.got) != 2 {
 		t.Fatalf("sent %v", o.got)
+	}
+}
+
+// TestRecordedInTime: what was sent waits for its record no longer than the bound, however long the batch takes.
+func TestRecordedInTime(t *testing.T) {
+	t.Parallel()
+	o := open(t)
+	o.add(9)
+	o.answer = func(string) int {
+		if sent := o.count(notification.Sent); sent != (len(o.got)-1)/3*3 {
+			t.Errorf("at message %d, %d are recorded", len(o.got), sent)
+		}
+		o.now = o.now.Add(90 * time.Millisecond)
+		return http.StatusOK
+	}
+	o.run(o.worker(0), 9)
+	if o.count(notification.Sent) != 9 {
+		t.Fatalf("%+v", o.messages())
 	}
 }
 
@@ -281,8 +300,8 @@ func (o *only) Lease(context.Context, int, time.Duration) ([]notification.Messag
 	return []notification.Message{o.m}, nil
 }
 
-func (o *only) Record(ctx context.Context, m notification.Message) error {
-	o.m = m
+func (o *only) Record(ctx context.Context, ms []notification.Message) error {
+	o.m = ms[0]
 	return ctx.Err()
 }
 

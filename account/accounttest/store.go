@@ -7,6 +7,7 @@ import (
 	"flashsale/account"
 	"flashsale/id"
 	"fmt"
+	"maps"
 	"sync"
 	"testing"
 	"time"
@@ -91,6 +92,17 @@ func storeKeeps(t *testing.T, b *book) {
 		}
 		if got, err := b.ByID(t.Context(), want.ID); err != nil || got != want {
 			t.Errorf("by id: %+v, %v\nwant %+v", got, err, want)
+		}
+	}
+	for _, c := range []struct {
+		ask  []id.ID
+		want map[id.ID]string
+	}{
+		{[]id.ID{u.ID, op.ID, id.Derive("nobody"), u.ID}, map[id.ID]string{u.ID: u.Email, op.ID: op.Email}},
+		{nil, map[id.ID]string{}},
+	} {
+		if got, err := b.Emails(t.Context(), c.ask); err != nil || !maps.Equal(got, c.want) {
+			t.Errorf("addresses of %v: %v, %v", c.ask, got, err)
 		}
 	}
 }

@@ -65,6 +65,21 @@ func (s *Store) ByID(ctx context.Context, user id.ID) (account.User, error) {
 	return s.find(ctx, `id = $1`, user)
 }
 
+// Emails implements account.Store.
+func (s *Store) Emails(ctx context.Context, users []id.ID) (map[id.ID]string, error) {
+	rows, err := s.pool.Query(ctx, `SELECT id, email FROM account WHERE id = ANY($1::uuid[])`, users)
+	if err != nil {
+		return nil, fmt.Errorf("account: emails: %w", err)
+	}
+	out := make(map[id.ID]string, len(users))
+	var user id.ID
+	var email string
+	if _, err := pgx.ForEachRow(rows, []any{&user, &email}, func() error { out[user] = email; return nil }); err != nil {
+		return nil, fmt.Errorf("account: emails: %w", err)
+	}
+	return out, nil
+}
+
 const insertRefresh = `INSERT INTO refresh (hash, family, account, expires_at) VALUES ($1,$2,$3,$4)`
 
 // Grant implements account.Store.

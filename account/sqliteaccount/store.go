@@ -68,6 +68,22 @@ func (s *Store) ByID(ctx context.Context, user id.ID) (account.User, error) {
 	return s.find(ctx, `id = ?`, user[:])
 }
 
+// Emails implements account.Store.
+func (s *Store) Emails(ctx context.Context, users []id.ID) (map[id.ID]string, error) {
+	out := make(map[id.ID]string, len(users))
+	for _, user := range users {
+		u, err := s.ByID(ctx, user)
+		if errors.Is(err, account.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		out[user] = u.Email
+	}
+	return out, nil
+}
+
 func insert(ctx context.Context, tx *sql.Tx, r account.Refresh) error {
 	_, err := tx.ExecContext(ctx, `INSERT INTO refresh (hash, family, account, expires_at) VALUES (?,?,?,?)`,
 		r.Hash[:], r.Family[:], r.User[:], sqlite.Micros(r.ExpiresAt))

@@ -462,6 +462,7 @@ func (a *app) addNotification(context.Context) error {
 	}
 	var contacts engine.ContactReader = engine.RemoteContacts{To: a.wires}
 	n := engine.NewNotifications(a.trace.Notifications(a.stores.notifications), contacts, a.clock, a.log)
+	a.closers = append(a.closers, n.Close)
 	a.here(transport.Notification, n.Handle, nil, n.Answer)
 	a.audit.Own = append(a.audit.Own, a.stores.notifications)
 	worker := notification.NewWorker(a.stores.notifications, channel, a.clock, rand.Float64, a.log)

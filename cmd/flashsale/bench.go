@@ -38,11 +38,13 @@ latency, throughput, failures, CPU and memory of every service, durable reservat
 became of every unit, by an audit and by the shoppers' own log. In the same run: an echo behind the same nginx, the
 highest arrival rate of reservations that holds, and a login storm.
 
-Run it in the checkout, on a machine that does nothing else. Missing servers are installed (root on Debian); k6 and
-InfluxDB are built the first time. It ends with status 1 when something was oversold, stranded or lost, when an answer was
+Run it in the checkout, on a machine that does nothing else. Where Docker answers, the two compose files are brought up,
+under project names and on ports of their own; otherwise the same topology runs as processes, and missing servers are
+installed (root on Debian). k6 and InfluxDB are built the first time. It ends with status 1 when something was oversold, stranded or lost, when an answer was
 unexpected, or when figures are missing. Ctrl-C stops every process, and writes what was measured until then.`,
 		Example: `  flashsale bench ab
   flashsale bench ab --short --out /tmp/trial
+  flashsale bench ab --in processes               although there is Docker
   flashsale bench ab --loads 100,1000 --duration 30s --repeats 5
   OPERATOR_PASSWORD=… flashsale bench ab --against http://127.0.0.1:8080 http://127.0.0.1:8081
   flashsale bench ab --json | jq '.runs[].stock'`,
@@ -106,6 +108,7 @@ unexpected, or when figures are missing. Ctrl-C stops every process, and writes 
 	f.DurationVar(&s.RateFor, "rate-for", s.RateFor, "how long each of them is tried")
 	f.BoolVar(&s.Storm, "storm", s.Storm, "measure what a login storm does to the sale")
 	f.IntVar(&s.Logins, "logins", s.Logins, "shoppers that come, and log in, in a second of a run")
+	f.StringVar(&s.In, "in", s.In, "where the two wirings run: containers (the compose files), processes (the same topology), or auto: containers where Docker answers")
 	f.StringSliceVar(&s.Against, "against", nil, "compare two systems that run already, called A and B; nothing is started but k6: URL URL")
 	f.StringVar(&s.Operator, "operator-email", s.Operator, "with --against: who opens the sales; the password is OPERATOR_PASSWORD")
 	f.StringVar(&s.K6, "k6", "", "k6 1.x to use, instead of building the tools module's")

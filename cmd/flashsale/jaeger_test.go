@@ -151,8 +151,8 @@ func purchase() []string {
 		"order handle reservation.paid > order Orders.Apply",
 		"order handle reservation.paid > order send order.confirmed",
 		"order send order.confirmed > notification handle order.confirmed",
-		"notification handle order.confirmed > notification ask account.contact",
-		"notification ask account.contact > account answer account.contact",
+		"notification handle order.confirmed > notification ask account.contacts",
+		"notification ask account.contact > account answer account.contacts",
 		"notification handle order.confirmed > notification Notifications.Add",
 	}
 }

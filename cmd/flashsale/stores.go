@@ -210,7 +210,9 @@ func (s *stores) openPostgres(ctx context.Context, cfg Config, role string, m *m
 	case "account":
 		s.accounts = pgaccount.New(pool)
 	case "notification":
-		s.notifications = pgnotification.New(pool)
+		notifications := pgnotification.New(pool)
+		s.close = append(s.close, notifications.Close) // before its pool
+		s.notifications = notifications
 	}
 	return nil
 }

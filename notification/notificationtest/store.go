@@ -140,7 +140,7 @@ func storeOnce(t *testing.T, b *box) {
 	wantSame(t, ids(leased), []id.ID{m.ID})
 	sent := leased[0]
 	sent.State, sent.Attempts = notification.Sent, 1
-	must(t, b.Record(t.Context(), sent))
+	must(t, b.Record(t.Context(), []notification.Message{sent}))
 	b.add(again) // the event comes once more, long after
 	wantSame(t, b.only(), sent)
 	if got := b.lease(5, time.Hour); len(got) != 0 {
@@ -186,8 +186,8 @@ func storeDone(t *testing.T, b *box) {
 	ms := b.lease(5, time.Hour)
 	for i, state := range []notification.State{notification.Sent, notification.Failed} {
 		ms[i].State, ms[i].Attempts, ms[i].LastError, ms[i].NextAt = state, 3+i, "why "+string(state), b.start.Add(-time.Hour)
-		must(t, b.Record(t.Context(), ms[i]))
 	}
+	must(t, b.Record(t.Context(), ms)) // both at once
 	if got := b.lease(5, time.Hour); len(got) != 0 {
 		t.Fatalf("after the end: %+v", got)
 	}
@@ -200,13 +200,13 @@ func storeAgain(t *testing.T, b *box) {
 	b.add(b.message(time.Minute))
 	m := b.lease(1, time.Hour)[0]
 	m.Attempts, m.LastError, m.NextAt = 1, "busy", time.Now().UTC().Add(time.Hour).Truncate(time.Microsecond)
-	must(t, b.Record(t.Context(), m))
+	must(t, b.Record(t.Context(), []notification.Message{m}))
 	wantSame(t, b.only(), m)
 	if got := b.lease(1, time.Hour); len(got) != 0 {
 		t.Fatalf("before its time: %+v", got)
 	}
 	m.Attempts, m.NextAt = 2, time.Now().UTC().Add(moment).Truncate(time.Microsecond)
-	must(t, b.Record(t.Context(), m))
+	must(t, b.Record(t.Context(), []notification.Message{m}))
 	b.After(moment)
 	got := b.lease(1, time.Hour)
 	if len(got) != 1 || got[0].Attempts != 2 || got[0].LastError != "busy" {
@@ -291,7 +291,7 @@ func storeAudit(t *testing.T, b *box) {
 	for _, m := range b.lease(5, time.Hour) {
 		if now.Sub(m.CreatedAt) > notification.PendingBound {
 			m.State = notification.Failed // whoever gave it up has said so
-			must(t, b.Record(t.Context(), m))
+			must(t, b.Record(t.Context(), []notification.Message{m}))
 		}
 	}
 	check("pending 2, overdue 0", true)
@@ -330,7 +330,7 @@ func storeNothing(t *testing.T, b *box) {
 	if got := b.lease(5, time.Hour); len(got) != 0 {
 		t.Fatalf("leased %+v", got)
 	}
-	must(t, b.Record(t.Context(), b.message(time.Minute))) // of a message that is not there: it stays so
+	must(t, b.Record(t.Context(), []notification.Message{b.message(time.Minute)})) // of a message that is not there: it stays so
 	got, err := b.Of(t.Context(), shopper(1), 5)
 	must(t, err)
 	wantSame(t, got, []notification.Message{})
@@ -339,7 +339,7 @@ func storeNothing(t *testing.T, b *box) {
 func storeMissing(t *testing.T, b *box) {
 	there, failed := b.add(b.message(0)), b.add(b.message(0))
 	failed.State = notification.Failed
-	must(t, b.Record(t.Context(), failed))
+	must(t, b.Record(t.Context(), []notification.Message{failed}))
 	one, two := id.Derive("one"), id.Derive("two")
 	got, err := b.Missing(t.Context(), []id.ID{one, there.ID, two, failed.ID})
 	must(t, err)

@@ -20,6 +20,8 @@ func TestStore(t *testing.T) {
 		if err := postgres.Migrate(t.Context(), pool, pgnotification.Migrations); err != nil {
 			t.Fatal(err)
 		}
-		return notificationtest.StoreUnderTest{Store: pgnotification.New(pool), After: time.Sleep} // the server's clock is everybody's
+		store := pgnotification.New(pool)
+		t.Cleanup(store.Close)
+		return notificationtest.StoreUnderTest{Store: store, After: time.Sleep} // the server's clock is everybody's
 	})
 }

@@ -107,11 +107,15 @@ func (s *Store) Lease(ctx context.Context, limit int, lease time.Duration) ([]no
 }
 
 // Record implements notification.Store.
-func (s *Store) Record(ctx context.Context, m notification.Message) error {
+func (s *Store) Record(ctx context.Context, ms []notification.Message) error {
 	err := s.db.Tx(ctx, func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, `UPDATE message SET state = ?, attempts = ?, last_error = ?, next_at = ? WHERE id = ?`,
-			string(m.State), m.Attempts, m.LastError, sqlite.Micros(m.NextAt), m.ID[:])
-		return err
+		for _, m := range ms {
+			if _, err := tx.ExecContext(ctx, `UPDATE message SET state = ?, attempts = ?, last_error = ?, next_at = ? WHERE id = ?`,
+				string(m.State), m.Attempts, m.LastError, sqlite.Micros(m.NextAt), m.ID[:]); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("notification: record: %w", err)

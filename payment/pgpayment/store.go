@@ -30,9 +30,10 @@ var Migrations, _ = fs.Sub(files, "migrations")
 type Store struct {
 	postgres.Outbox
 	postgres.Places
-	pool   *pgxpool.Pool
-	begins *groupcommit.Group[payment.Payment, begun]
-	steps  *groupcommit.Group[payment.Step, moved]
+	pool    *pgxpool.Pool
+	begins  *groupcommit.Group[payment.Payment, begun]
+	steps   *groupcommit.Group[payment.Step, moved]
+	charges *groupcommit.Group[payment.Charge, payment.Charge]
 }
 
 // New returns the store of a migrated database. Close it when done, before the pool.
@@ -40,6 +41,7 @@ func New(pool *pgxpool.Pool) *Store {
 	s := &Store{Outbox: postgres.NewOutbox(pool), Places: postgres.NewPlaces(pool), pool: pool}
 	s.begins = groupcommit.New(maxGroup, maxQueue, parallel, s.beginAll)
 	s.steps = groupcommit.New(maxGroup, maxQueue, parallel, s.advanceAll)
+	s.charges = groupcommit.New(maxGroup, maxQueue, parallel, s.putCharges)
 	return s
 }
 
@@ -47,6 +49,7 @@ func New(pool *pgxpool.Pool) *Store {
 func (s *Store) Close() {
 	s.begins.Close()
 	s.steps.Close()
+	s.charges.Close()
 }
 
 const (
@@ -212,18 +215,48 @@ func scanCharge(row pgx.CollectableRow) (payment.Charge, error) {
 	return c, err
 }
 
-// PutCharge implements simprovider.Store.
+// PutCharge implements simprovider.Store. What comes at the same time is written together.
 func (s *Store) PutCharge(ctx context.Context, c payment.Charge) (payment.Charge, error) {
-	rows, err := s.pool.Query(ctx, `INSERT INTO sim_charge (id, ref, amount, currency, captured, refunded, reason) VALUES ($1,$2,$3,$4,$5,false,$6)
-		ON CONFLICT DO NOTHING RETURNING id, ref, amount, currency, captured, refunded, reason`, c.Key, c.Ref, c.Amount.Amount, c.Amount.Currency, c.Captured, c.Reason)
-	if err != nil {
-		return c, err
+	return s.charges.Do(ctx, c)
+}
+
+func (s *Store) putCharges(ctx context.Context, cs []payment.Charge) ([]payment.Charge, error) {
+	first := map[id.ID]payment.Charge{} // of several with one key the first is written
+	for _, c := range cs {
+		if _, ok := first[c.Key]; !ok {
+			first[c.Key] = c
+		}
 	}
-	made, err := pgx.CollectExactlyOneRow(rows, scanCharge)
-	if errors.Is(err, pgx.ErrNoRows) { // it was charged before
-		return s.Charge(ctx, c.Key)
+	ids := sortedIDs(first)
+	n := len(ids)
+	refs, currencies, reasons, amounts, captured := make([]string, n), make([]string, n), make([]string, n), make([]int64, n), make([]bool, n)
+	for i, v := range ids {
+		c := first[v]
+		refs[i], amounts[i], currencies[i], captured[i], reasons[i] = c.Ref, c.Amount.Amount, c.Amount.Currency, c.Captured, c.Reason
 	}
-	return made, err
+	b := &pgx.Batch{}
+	b.Queue(`INSERT INTO sim_charge (id, ref, amount, currency, captured, refunded, reason)
+		SELECT u.id, u.ref, u.amount, u.currency, u.captured, false, u.reason
+		FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::bool[], $6::text[]) AS u (id, ref, amount, currency, captured, reason)
+		ON CONFLICT DO NOTHING`, ids, refs, amounts, currencies, captured, reasons)
+	b.Queue(selectCharges+` WHERE id = ANY($1::uuid[])`, ids) // a charge that was there before stays as it was
+	results := s.pool.SendBatch(ctx, b)
+	_, err := results.Exec()
+	if err == nil {
+		var found []payment.Charge
+		found, err = collect(results, scanCharge)
+		for _, c := range found {
+			first[c.Key] = c
+		}
+	}
+	if cerr := results.Close(); err == nil {
+		err = cerr
+	}
+	out := make([]payment.Charge, len(cs))
+	for i, c := range cs {
+		out[i] = first[c.Key]
+	}
+	return out, err
 }
 
 // Charge implements simprovider.Store.

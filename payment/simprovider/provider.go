@@ -105,15 +105,17 @@ func (p *Provider) Charge(ctx context.Context, key id.ID, amount money.Money, me
 	if err := p.latency(ctx, key); err != nil {
 		return payment.Charge{}, err
 	}
-	known, err := p.store.Charge(ctx, key)
-	if err == nil {
-		return answer(known)
-	}
-	if !errors.Is(err, payment.ErrNoCharge) {
-		return payment.Charge{}, payment.ErrUnknown
-	}
 	c := payment.Charge{Key: key, Ref: "sim_" + key.String(), Amount: amount}
 	out := p.outcome(key, method)
+	if out == MethodTimeout || out == MethodLostReply { // a repetition is answered as what it repeats
+		known, err := p.store.Charge(ctx, key)
+		if err == nil {
+			return answer(known)
+		}
+		if !errors.Is(err, payment.ErrNoCharge) {
+			return payment.Charge{}, payment.ErrUnknown
+		}
+	}
 	switch out {
 	case MethodTimeout:
 		return payment.Charge{}, payment.ErrUnknown
@@ -122,7 +124,7 @@ func (p *Provider) Charge(ctx context.Context, key id.ID, amount money.Money, me
 	default:
 		c.Captured = true
 	}
-	c, err = p.store.PutCharge(ctx, c)
+	c, err := p.store.PutCharge(ctx, c)
 	if err != nil || out == MethodLostReply {
 		return payment.Charge{}, payment.ErrUnknown
 	}
