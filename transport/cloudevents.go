@@ -2,8 +2,11 @@ package transport
 
 import (
 	"encoding/json"
+	"errors"
 	"flashsale/id"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -33,16 +36,47 @@ const (
 const ContentType = "application/cloudevents+json; charset=utf-8"
 
 // Marshal returns the wire form of an envelope.
-func Marshal(e Envelope) ([]byte, error) {
+func Marshal(e Envelope) ([]byte, error) { return AppendMarshal(nil, e) }
+
+// AppendMarshal appends the wire form of an envelope, as cloudEvent has it: written out, for every step of every purchase
+// is sent in this form.
+func AppendMarshal(b []byte, e Envelope) ([]byte, error) {
 	data := e.Body()
-	if data == nil {
+	var errs [3]error
+	switch {
+	case data == nil:
 		data = json.RawMessage("{}")
+	case e.Data != nil: // it came from somewhere: without blanks, and JSON for sure
+		if data, errs[2] = json.Marshal(data); errs[2] != nil {
+			return nil, fmt.Errorf("transport: the payload of %s %s: %w", e.Type, e.ID, errs[2])
+		}
 	}
-	return json.Marshal(cloudEvent{
-		SpecVersion: "1.0", ID: e.ID.String(), Type: typePrefix + e.Type, Source: sourcePrefix + string(e.Source),
-		Subject: e.Subject.String(), Time: e.Time.UTC().Format(time.RFC3339Nano), ContentType: "application/json",
-		SchemaVersion: max(e.Version, 1), TraceParent: e.TraceParent, Data: data,
-	})
+	b = append(slices.Grow(b, len(data)+400), `{"specversion":"1.0","id":"`...)
+	b, errs[0] = e.ID.AppendText(b)
+	b = appendText(append(b, `","type":`...), typePrefix+e.Type)
+	b = appendText(append(b, `,"source":`...), sourcePrefix+string(e.Source))
+	b, errs[1] = e.Subject.AppendText(append(b, `,"subject":"`...))
+	b = e.Time.UTC().AppendFormat(append(b, `","time":"`...), time.RFC3339Nano)
+	b = strconv.AppendInt(append(b, `","datacontenttype":"application/json","schemaversion":`...), int64(max(e.Version, 1)), 10)
+	if e.TraceParent != "" {
+		b = appendText(append(b, `,"traceparent":`...), e.TraceParent)
+	}
+	b = append(append(append(b, `,"data":`...), data...), '}')
+	return b, errors.Join(errs[:]...)
+}
+
+// appendText appends a JSON string.
+func appendText(b []byte, s string) []byte {
+	for _, c := range []byte(s) {
+		if c < ' ' || c > '~' || c == '"' || c == '\\' {
+			quoted, err := json.Marshal(s)
+			if err != nil {
+				panic(fmt.Sprintf("transport: a text cannot be quoted: %v", err)) // every text can
+			}
+			return append(b, quoted...)
+		}
+	}
+	return append(append(append(b, '"'), s...), '"')
 }
 
 // Unmarshal reads the wire form. Its errors are Permanent, with ReasonMalformed, and say what is wrong.

@@ -24,6 +24,7 @@ import (
 
 	"github.com/failsafe-go/failsafe-go/bulkhead"
 	"github.com/failsafe-go/failsafe-go/circuitbreaker"
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/gofiber/fiber/v2"
 )
 
@@ -217,13 +218,17 @@ func (t *Transport) receive(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	out := make([]json.RawMessage, len(events))
+	out := []byte("[")
 	for i, e := range events {
-		if out[i], err = transport.Marshal(e); err != nil {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		if out, err = transport.AppendMarshal(out, e); err != nil {
 			return err
 		}
 	}
-	return c.JSON(out)
+	c.Set(fiber.HeaderContentType, fiber.MIMEApplicationJSON)
+	return c.Send(append(out, ']'))
 }
 
 type question struct {
@@ -288,19 +293,31 @@ func (t *Transport) Send(ctx context.Context, to transport.Service, e transport.
 	if err != nil {
 		return transport.Receipt{}, err
 	}
-	var raw []json.RawMessage
-	if err := json.Unmarshal(b, &raw); err != nil {
+	r := transport.Receipt{Decided: true}
+	if r.Events, err = list(b); err != nil {
 		return transport.Receipt{}, fmt.Errorf("httptransport: answer of %s: %w", to, err)
 	}
-	r := transport.Receipt{Decided: true}
-	for _, v := range raw {
+	return r, nil
+}
+
+// list reads a JSON array of envelopes.
+func list(b []byte) (es []transport.Envelope, err error) {
+	d := jsontext.NewDecoder(bytes.NewReader(b))
+	if t, err := d.ReadToken(); err != nil || t.Kind() != '[' {
+		return nil, errors.Join(errors.New("it is no list of events"), err)
+	}
+	for d.PeekKind() != ']' {
+		v, err := d.ReadValue()
+		if err != nil {
+			return nil, err
+		}
 		e, err := transport.Unmarshal(v)
 		if err != nil {
-			return transport.Receipt{}, fmt.Errorf("httptransport: answer of %s: %w", to, err)
+			return nil, err
 		}
-		r.Events = append(r.Events, e)
+		es = append(es, e)
 	}
-	return r, nil
+	return es, nil
 }
 
 // Ask implements transport.Asker.
