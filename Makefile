@@ -41,7 +41,7 @@ bench-async: ## the asynchronous wiring against the synchronous one and a bare p
 	go run ./bench/async
 
 bench-telemetry: ## what metrics, collector and tracing cost the reserve path, in one run on private servers (minutes)
-	go run ./bench/core --only=telemetry --repeats=6 --round=3s
+	go run ./bench/core --only=telemetry --repeats=12 --round=5s
 
 ab: ## synchronous or asynchronous? the checkout journey through both wirings, report in bench/results (some 25 minutes)
 	go run ./cmd/flashsale bench ab $(AB_FLAGS)

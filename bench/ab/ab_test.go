@@ -372,6 +372,7 @@ func TestSettings(t *testing.T) {
 		"two":        func(s *Settings) { s.Against = []string{"http://a"} },
 		"operator":   func(s *Settings) { s.Against = []string{"http://a", "http://b"} },
 		"no address": func(s *Settings) { s.Against, s.Password = []string{"a:1", "http://b"}, "x" },
+		"--in":       func(s *Settings) { s.In = "kubernetes" },
 	} {
 		s := Defaults()
 		spoil(&s)

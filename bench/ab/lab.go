@@ -212,6 +212,7 @@ func (l *lab) env() []string {
 		"DATABASE_URL="+l.postgres.URL("{database}"), "REDIS_URLS="+strings.Join(l.redisURL[:gateShards], ","), "CACHE_URL="+l.redisURL[gateShards],
 		"TOKEN_SECRETS="+l.secret, "FLASHSALE_INTERNAL_TOKEN="+l.secret, "OPERATOR_EMAIL="+operator, "OPERATOR_PASSWORD="+l.password, "FLASHSALE_LOG_LEVEL=warn", "FLASHSALE_DRAIN_NOTICE=0s",
 		"FLASHSALE_MAX_UNPAID=1000000", "FLASHSALE_SHOPPER_RATE=1000000", // a virtual user is many shoppers: counted, but not bounded
+		"GOMAXPROCS=1", // as in the compose files
 		"AMQP_URL="+l.rabbit.URL()+vhost, "INFLUX_URL="+l.db.url, "INFLUX_BUCKET="+l.db.bucket, "FLASHSALE_COLLECT_EVERY="+lookEvery.String())
 }
 
@@ -389,6 +390,7 @@ func (l *lab) notes() []string {
 	return []string{
 		fmt.Sprintf("processes of this machine behind nginx with the project's own configuration: %d instances of each of %s; %d Redis shards and one for the cache; a database per service",
 			instances, strings.Join(roles(), ", "), gateShards),
+		"every service with GOMAXPROCS=1: there are many more processes than cores",
 		"PostgreSQL: fsync, synchronous_commit, full_page_writes and wal_level as installed; " + strings.Join(testbed.PostgresSettings(), ", "),
 		"the account service hashes one password at a time in each of its processes (FLASHSALE_PASSWORD_SLOTS=1), which run at nice 10 with GOMEMLIMIT=160MiB: the sale goes first",
 		"before every run: the services stopped, all databases but the accounts made anew, the shards flushed, the queues deleted, the services started",

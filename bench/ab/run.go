@@ -115,6 +115,18 @@ func (b *bench) open(ctx context.Context, root, dir string) (system, error) {
 	if len(b.set.Against) == 2 {
 		return newRemote(b.set), nil
 	}
+	where := b.set.In
+	if where == Auto {
+		if where = Containers; engineAnswers(ctx) != nil {
+			where = Processes
+		}
+	}
+	if where == Containers {
+		if err := engineAnswers(ctx); err != nil {
+			return nil, fmt.Errorf("there is no Docker with Compose that answers; start it, or use --in processes: %w", err)
+		}
+		return newContainers(ctx, root, dir, b.parts, b.say)
+	}
 	if err := testbed.Require(ctx, labNeeds(), b.set.Install, b.say); err != nil {
 		return nil, err
 	}

@@ -19,6 +19,7 @@ type Settings struct {
 	Short    bool          // a trial: the figures are not of record
 	Logins   int           // shoppers that come, and log in, in a second
 
+	In       string   // Auto, Containers or Processes
 	Against  []string // two addresses of systems that run already; then nothing is started
 	Operator string   // e-mail address, for Against
 	Password string   // the operator's, for Against
@@ -30,11 +31,18 @@ type Settings struct {
 	Out     string // folder of the report
 }
 
+// Where the two sides run.
+const (
+	Auto       = "auto"       // in containers where Docker answers, otherwise as processes
+	Containers = "containers" // of the two compose files
+	Processes  = "processes"  // of this machine, in the same topology
+)
+
 // Defaults are the settings of the run of record.
 func Defaults() Settings {
 	return Settings{
 		Duration: 45 * time.Second, Loads: []int{250, 500}, Repeats: 3, Warmups: 2, Rates: []float64{250, 500, 750, 1000, 1250, 1500, 2000, 2500, 3000, 4000},
-		RateFor: 6 * time.Second, Storm: true, Logins: 25, Operator: operator, Install: true, Out: "bench/results",
+		RateFor: 6 * time.Second, Storm: true, Logins: 25, In: Auto, Operator: operator, Install: true, Out: "bench/results",
 	}
 }
 
@@ -59,6 +67,8 @@ func (s Settings) Validate() error {
 		return fmt.Errorf("--logins is %d; use 1 to 1000 a second", s.Logins)
 	case s.RateFor < time.Second || s.RateFor > time.Minute || s.RateFor%time.Second != 0:
 		return fmt.Errorf("--rate-for is %s; use whole seconds, 1s to 60s", s.RateFor)
+	case !slices.Contains([]string{Auto, Containers, Processes}, s.In):
+		return fmt.Errorf("--in is %q; use %s, %s or %s", s.In, Auto, Containers, Processes)
 	case len(s.Against) != 0 && len(s.Against) != 2:
 		return fmt.Errorf("--against has %d addresses; name two, such as --against http://127.0.0.1:8080 http://127.0.0.1:8081", len(s.Against))
 	case len(s.Against) == 2 && s.Password == "":
