@@ -3,7 +3,9 @@ package httpapi
 import (
 	"flashsale/account"
 	"flashsale/id"
+	"io"
 	"log/slog"
+	"net"
 	"testing"
 	"time"
 
@@ -27,5 +29,35 @@ func BenchmarkFrame(b *testing.B) {
 		c.Response.Reset()
 		c.ResetUserValues()
 		serve(&c)
+	}
+}
+
+// TestSilence: whoever sends no whole request within the time is not answered, for an answer that nobody waits for is
+// taken for that to the next request, which has not been handled.
+func TestSilence(t *testing.T) {
+	t.Parallel()
+	a := New(Config{Timeout: time.Second, MaxRequests: 8, Clock: time.Now, Log: slog.New(slog.DiscardHandler)})
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = a.Serve(l) }()
+	t.Cleanup(func() { _ = a.app.Shutdown() })
+	for _, sent := range []string{"", "POST /api/v1/reservations HTTP/1.1\r\nHo"} {
+		t.Run(sent, func(t *testing.T) {
+			t.Parallel()
+			c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", l.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = c.Close() }()
+			_ = c.SetDeadline(time.Now().Add(60 * time.Second))
+			if _, err := io.WriteString(c, sent); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := io.ReadAll(c); err != nil || len(got) > 0 {
+				t.Errorf("answered %q, %v", got, err)
+			}
+		})
 	}
 }

@@ -184,6 +184,9 @@ func (a *API) classify(err error) (k kind, detail string) {
 
 // fail writes the problem of an error. It is the only place that does.
 func (a *API) fail(c *fiber.Ctx, err error) error {
+	if errors.Is(err, fiber.ErrRequestTimeout) { // no whole request has come: the client may take an answer now for that to its next one
+		return c.Context().Conn().Close()
+	}
 	k, detail := a.classify(err)
 	if request(c) == "" { // the server refused it before the frame: too large, or no HTTP
 		c.SetUserContext(logs.With(context.Background(), logs.Facts{Request: requestID(c, a.cfg.Clock())}))

@@ -116,8 +116,11 @@ func New(opts Options) *Transport {
 	}
 	t.app = fiber.New(fiber.Config{
 		DisableStartupMessage: true, BodyLimit: transport.MaxEnvelope, Immutable: true,
-		ReadTimeout: 30 * time.Second, WriteTimeout: 60 * time.Second, IdleTimeout: 2 * time.Minute,
+		ReadTimeout: 15 * time.Second, WriteTimeout: 60 * time.Second, IdleTimeout: 2 * time.Minute,
 		ErrorHandler: func(c *fiber.Ctx, err error) error {
+			if errors.Is(err, fiber.ErrRequestTimeout) { // of a caller who dialled and had no use for it: an answer would be taken for that to the next call
+				return c.Context().Conn().Close()
+			}
 			var f *fiber.Error
 			if errors.As(err, &f) {
 				return c.Status(f.Code).SendString(f.Message)

@@ -9,6 +9,7 @@ import (
 	"flashsale/transport"
 	"flashsale/transport/httptransport"
 	"flashsale/transport/transporttest"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -38,6 +39,26 @@ func TestTransport(t *testing.T) {
 		s, r := pair(t)
 		return s, r
 	})
+}
+
+// TestSilence: a connection on which nothing came is closed without an answer, which would be taken for that to the next
+// call, although that was not handled.
+func TestSilence(t *testing.T) {
+	t.Parallel()
+	_, r := pair(t)
+	if err := r.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = r.Stop(context.Background()) })
+	c, err := net.Dial("tcp", r.URL()[len("http://"):])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	_ = c.SetDeadline(time.Now().Add(60 * time.Second))
+	if got, err := io.ReadAll(c); err != nil || len(got) > 0 {
+		t.Errorf("answered %q, %v", got, err)
+	}
 }
 
 func TestAsk(t *testing.T) {
