@@ -162,7 +162,9 @@ func (k *Keeper) Run(ctx context.Context, interval time.Duration) error {
 			for {
 				select {
 				case <-k.wake:
-					k.Tell(ctx)
+					bound, cancel := context.WithTimeout(ctx, passBound)
+					k.Tell(bound)
+					cancel()
 				case <-ctx.Done():
 					last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 					defer cancel()

@@ -8,6 +8,10 @@ import (
 	"time"
 )
 
+// passBound ends a pass that hangs: on a connection whose other end is gone nothing comes, not even an error. What a
+// pass has done stays done, and the next one goes on.
+const passBound = 30 * time.Second
+
 // every runs pass at once and then each interval until ctx ends. A failed pass is logged once until
 // a pass succeeds again: a database that is away for a minute is one line, not hundreds.
 func every(ctx context.Context, log *slog.Logger, interval time.Duration, name string, pass func(context.Context) error) error {
@@ -15,7 +19,9 @@ func every(ctx context.Context, log *slog.Logger, interval time.Duration, name s
 	defer tick.Stop()
 	failing := false
 	for {
-		err := pass(ctx)
+		bound, cancel := context.WithTimeout(ctx, passBound)
+		err := pass(bound)
+		cancel()
 		switch {
 		case ctx.Err() != nil:
 			return nil

@@ -24,6 +24,7 @@ const (
 	sweepPages = 64 // of one pass
 	// sweepHold bounds a page; whoever dies with a sweep, or whose answer is lost, loses it after that.
 	sweepHold = 20 * time.Second
+	lastWord  = 5 * time.Second // for writing down how far a page has come
 )
 
 // Sweep is what the passes behind the events need.
@@ -51,7 +52,10 @@ func (v Sweep) follow(ctx context.Context, name string, page func(ctx context.Co
 		bound, cancel := context.WithTimeout(ctx, sweepHold)
 		next, failed := page(bound, upto)
 		cancel()
-		if err := v.Places.SetPlace(context.WithoutCancel(ctx), name, next); err != nil {
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWord)
+		err = v.Places.SetPlace(last, name, next)
+		cancel()
+		if err != nil {
 			return err
 		}
 		if failed != nil || next == upto {

@@ -15,6 +15,10 @@ var (
 	ErrStopped = errors.New("groupcommit: stopped")
 )
 
+// bound is how long the commit of one group may take. Beyond it whether it happened is not known, as when a caller has
+// given up.
+const bound = 10 * time.Second
+
 // Commit handles one group. It returns one answer per request, in order, or an error for all.
 type Commit[Req, Ans any] func(ctx context.Context, group []Req) ([]Ans, error)
 
@@ -159,8 +163,11 @@ func (g *Group[Req, Ans]) handle(group []*call[Req, Ans]) {
 	if g.watch != nil {
 		g.watch(len(live), time.Since(live[0].at))
 	}
-	// One caller's deadline must not cancel the others' commit, so the group has its own context.
-	answers, err := g.commit(context.WithoutCancel(live[0].ctx), reqs)
+	// One caller's deadline must not cancel the others' commit, so the group has its own context. It ends, too: a server
+	// that is gone and does not say so would keep every later group waiting.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(live[0].ctx), bound)
+	defer cancel()
+	answers, err := g.commit(ctx, reqs)
 	if err == nil && len(answers) != len(reqs) {
 		err = errors.New("groupcommit: the commit answered for another number of requests")
 	}

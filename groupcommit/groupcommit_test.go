@@ -108,6 +108,7 @@ func TestGroups(t *testing.T) {
 		"who gave up waiting is left out":      gaveUp,
 		"who gives up under way is unknown":    unknown,
 		"a lone caller's trace goes along":     values,
+		"a commit that hangs ends":             hanging,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -281,6 +282,22 @@ type key struct{}
 
 // TestCrowd: in the open, with a small queue, callers that give up and a Close in the middle, every
 // request is handled once or refused, never both, and each caller has its own answer.
+// hanging: a server that says nothing more keeps its own group waiting for so long, and not those behind it for ever.
+func hanging(t *testing.T) {
+	g := groupcommit.New(10, 10, 1, func(ctx context.Context, group []int) ([]int, error) {
+		if group[0] == 1 {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		return doubled(ctx, group)
+	})
+	defer g.Close()
+	answers := append(hand(context.WithoutCancel(t.Context()), g, 1), hand(context.WithoutCancel(t.Context()), g, 2)...)
+	time.Sleep(time.Minute)
+	want(t, answers[0], 0, context.DeadlineExceeded)
+	want(t, answers[1], 4, nil)
+}
+
 func TestCrowd(t *testing.T) {
 	t.Parallel()
 	const workers, each, maxGroup = 64, 200, 16

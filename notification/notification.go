@@ -123,6 +123,7 @@ const (
 	batch       = 50
 	lease       = 2 * time.Minute // longer than a batch may take
 	sendBound   = 2 * time.Second
+	recordBound = 5 * time.Second
 	maxAttempts = 16 // a mail server may be away for an hour
 	firstDelay  = time.Second
 	maxDelay    = 10 * time.Minute
@@ -148,7 +149,7 @@ func (w *Worker) RunOnce(ctx context.Context) (int, error) {
 		}
 		w.send(last, &due[n])
 		if now := w.clock(); now.Sub(since) >= recordEvery {
-			if err := w.store.Record(last, due[recorded:n+1]); err != nil {
+			if err := w.record(last, due[recorded:n+1]); err != nil {
 				return recorded, err
 			}
 			recorded, since = n+1, now
@@ -157,10 +158,16 @@ func (w *Worker) RunOnce(ctx context.Context) (int, error) {
 	if recorded == len(due) {
 		return recorded, nil
 	}
-	if err := w.store.Record(last, due[recorded:]); err != nil {
+	if err := w.record(last, due[recorded:]); err != nil {
 		return recorded, err
 	}
 	return len(due), nil
+}
+
+func (w *Worker) record(ctx context.Context, ms []Message) error {
+	ctx, cancel := context.WithTimeout(ctx, recordBound)
+	defer cancel()
+	return w.store.Record(ctx, ms)
 }
 
 // send tells one shopper, and notes what came of it.

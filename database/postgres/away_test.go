@@ -6,6 +6,7 @@ import (
 	"flashsale/database/postgres"
 	"flashsale/testenv"
 	"fmt"
+	"net"
 	"testing"
 	"time"
 
@@ -35,5 +36,27 @@ func TestAway(t *testing.T) {
 		if postgres.Away(c.err) != c.away {
 			t.Errorf("%s: away %t: %v", name, !c.away, c.err)
 		}
+	}
+}
+
+// TestSilent: a server that takes connections and says nothing is given up, and a client that does so within a
+// transaction loses it, and its locks.
+func TestSilent(t *testing.T) {
+	t.Parallel()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	must(t, err)
+	defer func() { _ = l.Close() }()
+	began := time.Now()
+	_, err = postgres.Open(t.Context(), "postgres://postgres@"+l.Addr().String()+"/x?sslmode=disable", 1, time.Millisecond)
+	if took := time.Since(began); err == nil || took > 8*time.Second {
+		t.Errorf("a server that says nothing: %v, after %s", err, took)
+	}
+	pool, err := postgres.Open(t.Context(), testenv.Postgres(t), 1, time.Second)
+	must(t, err)
+	defer pool.Close()
+	var bound string
+	must(t, pool.QueryRow(t.Context(), "SHOW idle_in_transaction_session_timeout").Scan(&bound))
+	if bound != "10s" || pool.Config().PingTimeout != 2*time.Second {
+		t.Errorf("a silent client may keep its locks for %s, a silent server a connection for %s", bound, pool.Config().PingTimeout)
 	}
 }

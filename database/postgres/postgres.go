@@ -30,6 +30,13 @@ var ErrOutdated = errors.New("postgres: the schema is not up to date; run `flash
 // ErrUnsafe is returned when the server would lose acknowledged commits.
 var ErrUnsafe = errors.New("postgres: unsafe server settings")
 
+// How long the other end may be silent.
+const (
+	pingBound    = 2 * time.Second
+	connectBound = 5 * time.Second
+	idleBound    = "10s" // within a transaction: they are all of statements that follow each other at once
+)
+
 // Open connects to the database of the URL, trying for up to patience, and returns a pool of at
 // most conns connections. The tracers are told of connections and statements.
 func Open(ctx context.Context, url string, conns int32, patience time.Duration, tracers ...pgx.QueryTracer) (*pgxpool.Pool, error) {
@@ -45,6 +52,15 @@ func Open(ctx context.Context, url string, conns int32, patience time.Duration, 
 	// finds nothing better.
 	cfg.ConnConfig.RuntimeParams["plan_cache_mode"] = "force_generic_plan"
 	cfg.ConnConfig.RuntimeParams["jit"] = "off" // compiling an audit's queries takes longer than running them
+	// A server, or a client, that is gone without a word: a connection that has been idle is tried before it is used,
+	// connecting does not wait for ever, and the server ends a transaction whose client is silent, with its locks.
+	cfg.PingTimeout = pingBound
+	if cfg.ConnConfig.ConnectTimeout <= 0 || cfg.ConnConfig.ConnectTimeout > connectBound {
+		cfg.ConnConfig.ConnectTimeout = connectBound
+	}
+	if _, set := cfg.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"]; !set {
+		cfg.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = idleBound
+	}
 	cfg.AfterConnect = func(_ context.Context, c *pgx.Conn) error {
 		c.TypeMap().TryWrapEncodePlanFuncs = append([]pgtype.TryWrapEncodePlanFunc{planIDs}, c.TypeMap().TryWrapEncodePlanFuncs...)
 		return nil
