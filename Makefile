@@ -14,8 +14,10 @@ test: ## every test with the race detector, on private PostgreSQL and RabbitMQ; 
 test-telemetry: ## every panel on a real Prometheus and InfluxDB, an order's trace on a real Jaeger, which it builds the first time (six minutes of CPU)
 	go run ./testenv/servers -install -- go test -race -tags telemetry -run 'TestJaeger|TestDashboards' -timeout 25m ./cmd/flashsale
 
-faults: ## whole systems killed, stopped, wiped, flooded and confused in the middle of a sale, on private servers (FAULTS=-short: the short cut)
-	go run ./testenv/servers -install -- go test -v -tags faults -count=1 -timeout 45m $(FAULTS) ./faults
+SEEDS ?= 1
+faults: ## whole systems killed, stopped, cut off, flooded and confused in mid-sale, and a table of it (FAULTS=-short: the cut that CI runs; SEEDS=3, HANG=3s, REPORT=faults.md)
+	FAULTS_SEEDS=$(SEEDS) FAULTS_HANG=$(HANG) FAULTS_REPORT=$(abspath $(REPORT)) go run ./testenv/servers -install -- \
+		go test -v -tags faults -count=1 -timeout $$((60 * $(SEEDS)))m $(FAULTS) ./faults
 
 FUZZ_TIME ?= 5s
 fuzz: ## every fuzz target that there is, five seconds each (FUZZ_TIME=10m for a night)

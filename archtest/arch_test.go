@@ -31,7 +31,7 @@ func drivers() []string {
 
 // testOnly is what the shipped binary must not contain.
 func testOnly() []string {
-	return []string{"testing", "pgregory.net/rapid", "go.uber.org/goleak", "github.com/anishathalye/porcupine", "github.com/santhosh-tekuri/jsonschema", module + "/testenv"}
+	return []string{"testing", "pgregory.net/rapid", "go.uber.org/goleak", "github.com/anishathalye/porcupine", "github.com/santhosh-tekuri/jsonschema", "github.com/Shopify/toxiproxy", module + "/testenv"}
 }
 
 // violation says what an import breaks, or "" when it may stand. Both are paths within the module,

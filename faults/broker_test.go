@@ -20,7 +20,8 @@ func TestBrokerKilled(t *testing.T) {
 	s := newSystem(t, b.URL())
 	p := s.process("async", "").start()
 	ann, spare := s.sale(p.url, 200, 3*time.Second) // the crowd may hold every unit of its own
-	const stock, shoppers = 80, 160
+	const stock = 60
+	shoppers := demand(stock)
 	run, c, sale, done := s.crowd(p.url, stock, shoppers)
 	s.at(run, shoppers/6)
 	b.Kill()
@@ -129,7 +130,8 @@ func TestBrokerLosesDisk(t *testing.T) {
 	})
 
 	// And with orders and payments under way.
-	const units, shoppers = 60, 120
+	const units = 30
+	shoppers := demand(units)
 	run, c, fresh, done := s.crowd(front.url, units, shoppers)
 	s.at(run, shoppers/4)
 	b.Kill()

@@ -32,7 +32,8 @@ func TestConsumersKilled(t *testing.T) {
 	for _, role := range []string{"inventory", "order", "payment", "notification"} {
 		consumers[role] = s.process("async", role).asking(front).start()
 	}
-	const stock, shoppers = 80, 160
+	const stock = 30
+	shoppers := demand(stock)
 	run, c, sale, done := s.crowd(front.url, stock, shoppers)
 	for i, role := range []string{"inventory", "order", "payment", "notification"} {
 		s.at(run, shoppers*(i+1)/8)
@@ -63,7 +64,8 @@ func TestTwiceAndPoison(t *testing.T) {
 	copies, err := ch.Consume(tap.Name, "", true, true, false, false, nil)
 	must(t, err)
 
-	const stock, shoppers, poison = 60, 120, 7
+	const stock, poison = 30, 7
+	shoppers := demand(stock)
 	run, c, sale, done := s.crowd(p.url, stock, shoppers)
 	again := &echo{t: t, url: amqpURL, seen: map[string]bool{}}
 	var copying sync.WaitGroup
@@ -156,7 +158,8 @@ func TestModesMixed(t *testing.T) {
 	balancer.to(old.url)
 	srv := httptest.NewServer(balancer)
 	t.Cleanup(srv.Close)
-	const stock, shoppers = 80, 160
+	const stock = 40
+	shoppers := demand(stock)
 	run, c, sale, done := s.crowd(srv.URL, stock, shoppers)
 	s.at(run, shoppers/5)
 	newer.start()

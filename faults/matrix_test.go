@@ -9,10 +9,15 @@ import (
 	"flashsale/nginx"
 	"flashsale/testenv"
 	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -20,11 +25,35 @@ import (
 	"time"
 )
 
-// hang is how long what is stopped stays stopped, with --short and without.
-const (
-	hangShort = 3 * time.Second
-	hangLong  = 30 * time.Second
-)
+// hangFor is how long what is stopped, cut or slow stays so: FAULTS_HANG, or 30 s, or 3 s with -short.
+func hangFor(t *testing.T) time.Duration {
+	t.Helper()
+	if text := os.Getenv("FAULTS_HANG"); text != "" {
+		d, err := time.ParseDuration(text)
+		if err != nil || d <= 0 {
+			t.Fatalf("FAULTS_HANG=%q is no duration such as 3s", text)
+		}
+		return d
+	}
+	if testing.Short() {
+		return 3 * time.Second
+	}
+	return 30 * time.Second
+}
+
+// seeds is how often each cell runs, each time with another crowd and another moment: FAULTS_SEEDS, or once.
+func seeds(t *testing.T) uint64 {
+	t.Helper()
+	text := os.Getenv("FAULTS_SEEDS")
+	if text == "" {
+		return 1
+	}
+	n, err := strconv.ParseUint(text, 10, 16)
+	if err != nil || n == 0 {
+		t.Fatalf("FAULTS_SEEDS=%q is no number from 1 on", text)
+	}
+	return n
+}
 
 // back is the bound of availability: how long after the end of a fault a shopper may wait for the first decision.
 const back = 30 * time.Second
@@ -39,7 +68,19 @@ type site struct {
 	shards   []*shard
 	services map[string]*process
 	nginx    *testbed.Process
-	port     int // nginx's
+	port     int                 // nginx's
+	links    map[string]*wires   // none: everything is connected directly
+	pause    time.Duration       // how long a fault lasts that does not end by itself
+	to       map[string][]string // where nginx finds each service
+	twins    []*process          // second instances
+}
+
+// hang waits for as long as a fault lasts.
+func (s *site) hang() {
+	select {
+	case <-s.t.Context().Done():
+	case <-time.After(s.pause):
+	}
 }
 
 // shard is a Redis that keeps nothing but what it is told to save.
@@ -68,9 +109,27 @@ func roles() []string {
 	return []string{"reservation", "inventory", "order", "payment", "catalog", "account", "notification"}
 }
 
+// newSite starts everything, each part connected directly to the others.
 func newSite(t *testing.T, mode string) *site {
 	t.Helper()
-	s := &site{mode: mode, dir: t.TempDir(), services: map[string]*process{}, port: testenv.FreePort(t)}
+	return startSite(t, mode, func(_ *site, _ string, port int) int { return port })
+}
+
+// newWiredSite has the connections to the servers, and nginx's to the services, go through proxies.
+func newWiredSite(t *testing.T, mode string) *site {
+	t.Helper()
+	return startSite(t, mode, func(s *site, link string, port int) int {
+		if s.links[link] == nil {
+			s.links[link] = &wires{}
+		}
+		return s.links[link].wire(t, fmt.Sprintf("127.0.0.1:%d", port))
+	})
+}
+
+// startSite starts everything; by says at which port a part is found at the other end of a link.
+func startSite(t *testing.T, mode string, by func(s *site, link string, port int) int) *site {
+	t.Helper()
+	s := &site{mode: mode, dir: t.TempDir(), services: map[string]*process{}, port: testenv.FreePort(t), links: map[string]*wires{}, pause: hangFor(t), to: map[string][]string{}}
 	must(t, os.Chmod(s.dir, 0o755)) // nginx's workers and PostgreSQL are other users
 	for parent := filepath.Dir(s.dir); parent != os.TempDir() && parent != "/"; parent = filepath.Dir(parent) {
 		must(t, os.Chmod(parent, 0o755))
@@ -80,45 +139,67 @@ func newSite(t *testing.T, mode string) *site {
 	must(t, err)
 	t.Cleanup(func() { s.postgres.Stop(syscall.SIGINT) })
 	var databaseURLs, shardURLs []string
+	postgres := by(s, "PostgreSQL", s.postgres.Port)
 	for _, name := range databases() {
 		must(t, s.postgres.SQL(t.Context(), "postgres", "CREATE DATABASE "+name))
-		databaseURLs = append(databaseURLs, name+"="+s.postgres.URL(name))
+		databaseURLs = append(databaseURLs, name+"="+strings.Replace(s.postgres.URL(name), fmt.Sprint(s.postgres.Port), fmt.Sprint(postgres), 1))
 	}
 	for n := range 2 {
 		h := &shard{dir: filepath.Join(s.dir, "redis"+strconv.Itoa(n)), port: testenv.FreePort(t)}
 		must(t, os.Mkdir(h.dir, 0o755))
 		h.start(t)
 		t.Cleanup(func() { h.Stop(syscall.SIGTERM) })
-		s.shards, shardURLs = append(s.shards, h), append(shardURLs, fmt.Sprintf("redis://127.0.0.1:%d/0", h.port))
+		s.shards, shardURLs = append(s.shards, h), append(shardURLs, fmt.Sprintf("redis://127.0.0.1:%d/0", by(s, "Redis", h.port)))
 	}
 	amqpURL := ""
 	if mode == "async" {
 		s.rabbit = testenv.Broker(t)
-		amqpURL = s.rabbit.URL()
+		u, err := url.Parse(s.rabbit.URL())
+		must(t, err)
+		port, err := strconv.Atoi(u.Port())
+		must(t, err)
+		u.Host = fmt.Sprintf("127.0.0.1:%d", by(s, "RabbitMQ", port))
+		amqpURL = u.String()
 	}
 	s.system = systemOn(t, databaseURLs, shardURLs, amqpURL)
-	to := map[string][]string{}
+	s.books, s.orders = s.postgres.URL("inventory"), s.postgres.URL("orders") // the tests look directly
 	for _, role := range roles() {
-		p := s.process(mode, role)
-		s.services[role], to[role] = p, []string{strings.TrimPrefix(p.url, "http://")}
+		s.services[role] = s.process(mode, role)
 	}
-	to["console"] = to["catalog"]
-	for role, p := range s.services {
-		var peers []string
-		for other, q := range s.services {
-			if other != role {
-				peers = append(peers, other+"=http://"+q.internal)
-			}
-		}
-		p.args = append(p.args, "--peers="+strings.Join(peers, ","))
+	for _, role := range roles() {
+		s.services[role].args = append(s.services[role].args, s.peers(role))
+		_, port, err := net.SplitHostPort(strings.TrimPrefix(s.services[role].url, "http://"))
+		must(t, err)
+		n, err := strconv.Atoi(port)
+		must(t, err)
+		s.to[role] = []string{fmt.Sprintf("127.0.0.1:%d", by(s, "the services", n))}
 	}
+	s.to["console"] = s.to["catalog"]
 	s.startServices()
-	conf := filepath.Join(s.dir, "nginx")
-	must(t, os.Mkdir(conf, 0o755))
-	must(t, nginx.Write(conf, nginx.Site{Listen: fmt.Sprintf("127.0.0.1:%d", s.port), Instances: to, Files: map[string]string{"log.conf": "access_log off;\n"}}))
+	s.writeNginx()
 	s.startNginx()
 	t.Cleanup(func() { s.nginx.Stop(syscall.SIGTERM) })
 	return s
+}
+
+// peers is the setting that says where a service's others are.
+func (s *site) peers(role string) string {
+	var all []string
+	for _, other := range roles() {
+		if other != role {
+			all = append(all, other+"=http://"+s.services[other].internal)
+		}
+	}
+	return "--peers=" + strings.Join(all, ",")
+}
+
+// writeNginx writes nginx's configuration for the instances that there are.
+func (s *site) writeNginx() {
+	s.t.Helper()
+	conf := filepath.Join(s.dir, "nginx")
+	must(s.t, os.RemoveAll(conf))
+	must(s.t, os.Mkdir(conf, 0o755))
+	must(s.t, nginx.Write(conf, nginx.Site{Listen: fmt.Sprintf("127.0.0.1:%d", s.port), Instances: s.to, Files: map[string]string{"log.conf": "access_log off;\n"}}))
 }
 
 // startServices starts all services: each asks others before it is ready.
@@ -141,94 +222,164 @@ func (s *site) startNginx() {
 // fault is what happens in the middle of a sale. It ends when what was broken works again as far as anybody but the
 // system itself can mend it.
 type fault struct {
-	name   string
-	long   bool // left out with --short
-	strike func(s *site)
+	name    string
+	short   bool                 // in the cut that CI runs
+	hangs   bool                 // lasts for as long as hangFor says
+	breaks  bool                 // shoppers' connections fail
+	calm    bool                 // nobody is told to repeat anything, but who has the same key under way
+	prepare func(s *site) func() // before the crowd comes; what it returns undoes it
+	strike  func(s *site)
 }
 
+// faults are what happens to servers and services.
 func faults(mode string) []fault {
-	hang := hangLong
-	if testing.Short() {
-		hang = hangShort
-	}
-	wait := func(s *site) { // the fault itself lasts so long
-		select {
-		case <-s.t.Context().Done():
-		case <-time.After(hang):
-		}
-	}
-	var all []fault
+	all := []fault{{name: "no fault", short: true, calm: true, strike: func(*site) {}}}
 	for _, role := range roles() {
 		all = append(all,
 			fault{name: "kill -9 " + role, strike: func(s *site) {
 				s.services[role].end(syscall.SIGKILL)
 				s.services[role].start()
 			}},
-			fault{name: "stop " + role, long: role == "account" || role == "catalog" || role == "notification", strike: func(s *site) {
+			fault{name: "stop " + role, hangs: true, short: role == "inventory", strike: func(s *site) {
 				p := s.services[role].cmd.Process
 				must(s.t, p.Signal(syscall.SIGSTOP))
-				wait(s)
+				s.hang()
 				must(s.t, p.Signal(syscall.SIGCONT))
 			}})
 	}
 	all = append(all,
-		fault{name: "kill -9 all services", strike: func(s *site) {
+		fault{name: "kill -9 all services", short: true, strike: func(s *site) {
 			for _, role := range roles() {
 				s.services[role].end(syscall.SIGKILL)
 			}
 			s.startServices()
 		}},
-		fault{name: "rolling restart", long: true, strike: func(s *site) {
+		fault{name: "kill -9 both instances of reservation and inventory", prepare: twins("reservation", "inventory"), strike: func(s *site) {
+			for _, p := range s.twins {
+				p.end(syscall.SIGKILL)
+			}
+			for _, role := range []string{"reservation", "inventory"} {
+				s.services[role].end(syscall.SIGKILL)
+			}
+			for _, p := range append([]*process{s.services["reservation"], s.services["inventory"]}, s.twins...) {
+				p.launch()
+			}
+			for _, p := range append([]*process{s.services["reservation"], s.services["inventory"]}, s.twins...) {
+				p.ready()
+			}
+		}},
+		fault{name: "rolling restart", strike: func(s *site) {
 			for _, role := range roles() {
 				s.services[role].end(syscall.SIGTERM)
 				s.services[role].start()
 			}
 		}},
+		fault{name: "the provider answers late", hangs: true, strike: func(s *site) {
+			s.restart("payment", "--payment-latency=900ms") // the patience of payment is 400 ms
+			s.hang()
+			s.restart("payment", "--payment-latency=10ms")
+		}},
 		fault{name: "kill -9 a Redis shard", strike: func(s *site) {
 			s.shards[0].Stop(syscall.SIGKILL)
 			s.shards[0].start(s.t)
 		}},
-		fault{name: "FLUSHALL on a Redis shard", strike: func(s *site) { s.shards[1].say(s.t, "FLUSHALL") }},
-		fault{name: "a Redis shard restarts from a stale snapshot", strike: func(s *site) {
+		fault{name: "FLUSHALL on a Redis shard", short: true, strike: func(s *site) { s.shards[1].say(s.t, "FLUSHALL") }},
+		fault{name: "a Redis shard restarts from a stale snapshot", hangs: true, short: true, strike: func(s *site) {
 			s.shards[1].say(s.t, "SAVE")
-			wait(s)
+			s.hang()
 			s.shards[1].Stop(syscall.SIGKILL)
 			s.shards[1].start(s.t)
 			must(s.t, os.Remove(filepath.Join(s.shards[1].dir, "dump.rdb")))
 		}},
-		fault{name: "stop a Redis shard", strike: func(s *site) {
+		fault{name: "stop a Redis shard", hangs: true, strike: func(s *site) {
 			must(s.t, s.shards[0].Pause())
-			wait(s)
+			s.hang()
 			must(s.t, s.shards[0].Resume())
 		}},
-		fault{name: "kill -9 PostgreSQL", strike: func(s *site) {
+		fault{name: "kill -9 PostgreSQL", short: true, strike: func(s *site) {
 			s.everyPostgres(syscall.SIGKILL)
 			s.postgres.Wait()
 			s.until("the old processes are gone", 20*time.Second, func() bool { return s.postgres.Start(s.t.Context()) == nil })
 		}},
-		fault{name: "stop PostgreSQL", strike: func(s *site) {
+		fault{name: "stop PostgreSQL", hangs: true, strike: func(s *site) {
 			s.everyPostgres(syscall.SIGSTOP)
-			wait(s)
+			s.hang()
 			s.everyPostgres(syscall.SIGCONT)
 		}},
-		fault{name: "kill -9 nginx", strike: func(s *site) {
+		fault{name: "kill -9 nginx", breaks: true, strike: func(s *site) {
 			s.nginx.Stop(syscall.SIGKILL)
 			s.startNginx()
+		}},
+		fault{name: "stop nginx", hangs: true, breaks: true, strike: func(s *site) {
+			must(s.t, s.nginx.Pause())
+			s.hang()
+			must(s.t, s.nginx.Resume())
 		}},
 	)
 	if mode == "async" {
 		all = append(all,
-			fault{name: "kill -9 RabbitMQ", strike: func(s *site) {
+			fault{name: "kill -9 RabbitMQ", short: true, strike: func(s *site) {
 				s.rabbit.Kill()
 				must(s.t, s.rabbit.Start(s.t.Context()))
 			}},
-			fault{name: "stop RabbitMQ", strike: func(s *site) {
+			fault{name: "stop RabbitMQ", hangs: true, strike: func(s *site) {
 				must(s.t, s.rabbit.Pause())
-				wait(s)
+				s.hang()
 				must(s.t, s.rabbit.Resume())
+			}},
+			fault{name: "an alarm of RabbitMQ", hangs: true, strike: func(s *site) {
+				must(s.t, s.rabbit.Ctl(s.t.Context(), "set_vm_memory_high_watermark", "0.000001"))
+				s.hang()
+				must(s.t, s.rabbit.Ctl(s.t.Context(), "set_vm_memory_high_watermark", "0.6"))
+			}},
+			fault{name: "switch to the synchronous wiring and back", strike: func(s *site) {
+				for _, wiring := range []string{"sync", "async"} {
+					for _, role := range roles() {
+						s.restart(role, "--mode="+wiring)
+					}
+				}
 			}})
 	}
 	return all
+}
+
+// restart has a service stop, and start with a setting.
+func (s *site) restart(role, setting string) {
+	s.t.Helper()
+	p := s.services[role]
+	p.end(syscall.SIGTERM)
+	p.args = append(p.args, setting) // the last one counts
+	p.start()
+}
+
+// twins starts second instances of some services, and puts both of each behind nginx.
+func twins(of ...string) func(s *site) func() {
+	return func(s *site) func() {
+		single := map[string][]string{}
+		for _, role := range of {
+			p := s.process(s.mode, role)
+			p.args = append(p.args, s.peers(role))
+			s.twins = append(s.twins, p.start())
+			single[role] = s.to[role]
+			s.to[role] = append(slices.Clone(s.to[role]), strings.TrimPrefix(p.url, "http://"))
+		}
+		s.nginx.Stop(syscall.SIGTERM)
+		s.writeNginx()
+		s.startNginx()
+		s.client.CloseIdleConnections()
+		return func() {
+			for _, p := range s.twins {
+				if p.cmd != nil { // the fault did not get so far
+					p.end(syscall.SIGTERM)
+				}
+			}
+			s.twins = nil
+			maps.Copy(s.to, single)
+			s.nginx.Stop(syscall.SIGTERM)
+			s.writeNginx()
+			s.startNginx()
+		}
+	}
 }
 
 // everyPostgres signals the server and its backends, which are in process groups of their own.
@@ -246,37 +397,89 @@ func (s *site) everyPostgres(sig syscall.Signal) {
 	must(s.t, syscall.Kill(parent, sig))
 }
 
-// TestMatrix: every server and every service is killed, and stopped for a while, in the middle of a sale, in both wirings.
-// After each fault a shopper is served again within the bound; nobody has lost what was acknowledged; every 202 is decided;
-// once everybody has paid or let go, the rest is bought and every unit is sold exactly once; the books agree.
+// TestMatrix: every server and every service is killed, and stopped for a while, and the connections between them are
+// cut, slowed and left half open, in the middle of a sale, in both wirings. After each fault a shopper is served again
+// within the bound; the crowd's log agrees with the ledger, and every 202 is decided; once everybody has paid or let go,
+// the rest is bought and every unit is sold exactly once; the books agree.
 func TestMatrix(t *testing.T) {
+	r := newReport(t)
 	for _, mode := range []string{"sync", "async"} {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
-			s := newSite(t, mode)
-			base := fmt.Sprintf("http://127.0.0.1:%d", s.port)
-			ann, probe := s.sale(base, 1000, 10*time.Second)
-			var report strings.Builder
-			for n, f := range faults(mode) {
-				if f.long && testing.Short() {
-					continue
-				}
-				t.Run(f.name, func(t *testing.T) {
-					outer := s.t
-					s.t = t
-					defer func() { s.t = outer }()
-					const stock, shoppers = 30, 90
-					run, c, sale, done := s.crowd(base, stock, shoppers)
-					s.at(run, shoppers/10)
-					f.strike(s)
-					took := s.decided(ann, probe, n)
-					s.settled(run, c, sale, done)
-					s.auditIn(mode, 0)
-					fmt.Fprintf(&report, "%-6s %-46s back after %6.2f s\n", mode, f.name, took.Seconds())
-				})
-			}
-			t.Logf("\n%s", report.String())
+			t.Run("servers", func(t *testing.T) { cells(t, r, mode, faults(mode), false) })
+			t.Run("network", func(t *testing.T) { cells(t, r, mode, networkFaults(mode), true) })
 		})
+	}
+}
+
+// cells runs some faults on one site, one after the other.
+func cells(t *testing.T, r *report, mode string, all []fault, wired bool) {
+	t.Helper()
+	if testing.Short() {
+		all = slices.DeleteFunc(all, func(f fault) bool { return !f.short })
+	}
+	start := newSite
+	if wired {
+		start = newWiredSite
+	}
+	s := start(t, mode)
+	base := fmt.Sprintf("http://127.0.0.1:%d", s.port)
+	ann, probe := s.sale(base, 1000, 10*time.Second)
+	probes, seen := 0, map[string]int{}
+	for seed := uint64(1); seed <= seeds(t); seed++ {
+		for _, f := range all {
+			name := f.name
+			if seed > 1 {
+				name = fmt.Sprintf("%s, seed %d", f.name, seed)
+			}
+			t.Run(name, func(t *testing.T) {
+				outer := s.t
+				s.t = t
+				defer func() { s.t = outer }()
+				began := time.Now()
+				v := row{wiring: mode, fault: f.name, seed: seed, struck: 10}
+				defer func() {
+					v.ok, v.total = !t.Failed(), time.Since(began)
+					r.add(v)
+				}()
+				if seed > 1 { // another moment
+					v.struck = 5 + rand.New(rand.NewPCG(seed, uint64(len(f.name)))).IntN(60)
+				}
+				if f.prepare != nil {
+					defer f.prepare(s)()
+				}
+				const stock = 30
+				window := 4 * time.Second
+				if f.hangs { // the sale goes on behind it
+					window = s.pause + 2*time.Second
+				}
+				run, c, sale, done := s.crowdFor(base, stock, demand(stock), window, seed, f.breaks)
+				s.at(run, demand(stock)*v.struck/100)
+				f.strike(s)
+				probes++
+				v.back = s.decided(ann, probe, probes)
+				s.settled(run, c, sale, done)
+				v.sold, v.repeated = stock+run.added, list(run.trouble)
+				for what, n := range run.counts {
+					seen[what] += n
+				}
+				if delete(run.trouble, "409 in-flight"); f.calm && len(run.trouble) > 0 {
+					t.Errorf("without a fault shoppers are told to repeat: %s", list(run.trouble))
+				}
+				if wanted := run.counts["units wanted"]; wanted < 20*stock {
+					t.Errorf("only %d units were wanted, of %d", wanted, stock)
+				}
+				s.auditIn(mode, 0)
+			})
+		}
+	}
+	for _, what := range []string{"cancel cancelled", "pay captured", "pay declined", "refund refunded", "reserve held", "keys sent twice", "payments sent twice", "units of the rest"} {
+		if mode == "async" && what == "cancel cancelled" {
+			what = "cancel accepted"
+		}
+		if seen[what] == 0 && probes >= 5 { // of a few winners nobody may
+			t.Errorf("the load was not what it should be: no %q among %s", what, list(seen))
+		}
 	}
 }
 
@@ -298,16 +501,13 @@ func TestCellsAreDocumented(t *testing.T) {
 	b, err := os.ReadFile("../docs/failure-model.md")
 	must(t, err)
 	cells := map[string]bool{}
-	for _, f := range faults("async") {
+	for _, f := range append(faults("async"), networkFaults("async")...) {
 		cells[f.name] = true
-		if f.long && strings.HasPrefix(f.name, "stop ") { // the others of their kind stand for it
-			continue
-		}
 		if !strings.Contains(string(b), "`"+f.name+"`") {
 			t.Errorf("the cell %q is not in the document", f.name)
 		}
 	}
-	for _, m := range regexp.MustCompile("`((?:kill -9|stop|FLUSHALL|a Redis|rolling) [^`]*)`").FindAllStringSubmatch(string(b), -1) {
+	for _, m := range regexp.MustCompile("`((?:kill -9|stop|FLUSHALL|a Redis|rolling|no|the|an|switch|cut|200 ms|half-open) [^`]*)`").FindAllStringSubmatch(string(b), -1) {
 		if !cells[m[1]] {
 			t.Errorf("the document names a cell %q", m[1])
 		}

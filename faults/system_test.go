@@ -25,6 +25,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/Shopify/toxiproxy/v2/toxics"
 	"github.com/jackc/pgx/v5"
 )
 
@@ -47,6 +48,7 @@ var binary = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
+	toxics.Register(troubleName, new(trouble))
 	code := m.Run()
 	if path, err := binary(); err == nil {
 		_ = os.RemoveAll(filepath.Dir(path))
@@ -60,6 +62,8 @@ type system struct {
 	bin    string
 	amqp   string
 	books  string // the inventory's database
+	orders string // the order service's database
+	known  []buyer
 	env    []string
 	stderr io.Writer // of the processes
 	client *http.Client
@@ -87,13 +91,14 @@ func systemOn(t *testing.T, urls, shards []string, amqpURL string) *system {
 		t.Fatal(err)
 	}
 	_, books, _ := strings.Cut(urls[0], "=")
-	s := &system{t: t, stderr: t.Output(), bin: bin, amqp: amqpURL, books: books, client: &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 32}}}
+	_, orders, _ := strings.Cut(urls[1], "=")
+	s := &system{t: t, stderr: t.Output(), bin: bin, amqp: amqpURL, books: books, orders: orders, client: &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 32}}}
 	t.Cleanup(s.client.CloseIdleConnections)
 	s.env = append(os.Environ(),
 		"DATABASE_URLS="+strings.Join(urls, ","), "REDIS_URLS="+strings.Join(shards, ","), "AMQP_URL="+amqpURL,
 		"TOKEN_SECRETS="+strings.Repeat("secret of the test ", 3), "OPERATOR_PASSWORD="+password, "FLASHSALE_INTERNAL_TOKEN="+strings.Repeat("internal-token-", 3),
 		"FLASHSALE_DATABASE_CONNS=4", "FLASHSALE_LOG_LEVEL=error", "FLASHSALE_DRAIN_NOTICE=0s", "FLASHSALE_PASSWORD_SLOTS=8",
-		"FLASHSALE_MAX_UNPAID=1000000", "FLASHSALE_SHOPPER_RATE=1000000",
+		"FLASHSALE_ACCESS_TTL=6h", "FLASHSALE_MAX_UNPAID=1000000", "FLASHSALE_SHOPPER_RATE=1000000",
 		"FLASHSALE_PAYMENT_LATENCY=10ms", "FLASHSALE_PAYMENT_PATIENCE=400ms", "FLASHSALE_PROBE_AFTER=800ms", "FLASHSALE_PAYMENT_LOST_REPLY_RATE=0.05",
 		"FLASHSALE_PENDING_FOR=2s", "FLASHSALE_SWEEP_AFTER=3s", "FLASHSALE_EXPIRE_EVERY=50ms", "FLASHSALE_KEEP_EVERY=50ms",
 	)
@@ -236,6 +241,9 @@ func (p *process) launch() {
 	}
 }
 
+// endBound is how long a process may take to end: what it drains for, and what is under way at most.
+const endBound = 45 * time.Second
+
 // end sends a signal and waits for the process to be gone.
 func (p *process) end(sig syscall.Signal) {
 	p.s.t.Helper()
@@ -243,7 +251,12 @@ func (p *process) end(sig syscall.Signal) {
 	p.cmd = nil
 	p.s.client.CloseIdleConnections()
 	_ = cmd.Process.Signal(sig)
+	late := time.AfterFunc(endBound, func() {
+		p.s.t.Errorf("%s has not ended %s after %s; it is killed", p.name, endBound, sig)
+		_ = cmd.Process.Kill()
+	})
 	err := cmd.Wait()
+	late.Stop()
 	var exit *exec.ExitError
 	if err != nil && (sig != syscall.SIGKILL || !errors.As(err, &exit)) {
 		p.s.t.Errorf("%s after %s: %v", p.name, sig, err)
@@ -264,51 +277,6 @@ func (s *system) until(what string, bound time.Duration, so func() bool) {
 		case <-tick.C:
 		}
 	}
-}
-
-// crowd opens a sale at an address and has a crowd come.
-func (s *system) crowd(base string, stock int64, shoppers int) (*journey.Run, journey.Crowd, journey.Sale, <-chan journey.Result) {
-	s.t.Helper()
-	c := journey.Crowd{
-		Base: base, Operator: operator, Password: password, Shoppers: shoppers, Stock: stock, Units: 1, Hold: 4 * time.Second,
-		AbandonRate: 0.1, Concurrency: 24, Seed: 11, Decide: 2 * time.Minute, GiveUpOnHeld: time.Minute, Reconnect: 90 * time.Second, Client: s.client,
-	}
-	sale, err := journey.OpenSale(s.t.Context(), c)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	run := journey.New(c, sale)
-	done := make(chan journey.Result, 1)
-	go func() { done <- run.Do(s.t.Context()) }()
-	return run, c, sale, done
-}
-
-// at waits until so many shoppers of a crowd are done.
-func (s *system) at(run *journey.Run, shoppers int) {
-	s.t.Helper()
-	s.until(fmt.Sprintf("%d shoppers are done", shoppers), 4*time.Minute, func() bool { return run.Progress().Done >= shoppers })
-}
-
-// settled waits for the crowd, has the rest sold, and holds what everybody was told against the books:
-// nothing acknowledged is lost or undecided, everything is sold, and the audit is clean.
-func (s *system) settled(run *journey.Run, c journey.Crowd, sale journey.Sale, done <-chan journey.Result) {
-	s.t.Helper()
-	res := <-done
-	sold := res.SoldUnits
-	for round := uint64(0); sold < int(c.Stock) && round < 8; round++ {
-		rest := c
-		rest.Shoppers, rest.AbandonRate, rest.Seed = int(c.Stock)-sold, 0, 100+round
-		sold += journey.New(rest, sale).Do(s.t.Context()).SoldUnits
-	}
-	lost, err := run.Verify(s.t.Context())
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	got := fmt.Sprintf("sold %d lost %d undecided %d unexpected %d", sold, lost, res.Undecided, res.Unexpected)
-	if want := fmt.Sprintf("sold %d lost 0 undecided 0 unexpected 0", c.Stock); got != want {
-		s.t.Errorf("%s, want %s\n%v", got, want, res.Errors)
-	}
-	s.t.Logf("acknowledged %d, waited for held units %d times", res.Acknowledged, res.Waits)
 }
 
 // person is somebody with a token.
