@@ -22,10 +22,11 @@ type rates struct {
 	quota  int           // requests in a window
 	policy string        // RateLimit-Policy
 	clock  func() time.Time
+	began  time.Time // times are counted from here by the monotonic clock: the wall clock may be set
 
 	mu     sync.Mutex
 	turned time.Time
-	young  map[id.ID]int64 // shopper → ns since 1970; asked since the last turn
+	young  map[id.ID]int64 // shopper → ns since began; asked since the last turn
 	old    map[id.ID]int64 // asked in the window before
 }
 
@@ -33,7 +34,7 @@ type rates struct {
 func newRates(perSecond int, clock func() time.Time) *rates {
 	quota := perSecond * int(rateWindow/time.Second)
 	return &rates{
-		each: time.Second / time.Duration(perSecond), quota: quota, clock: clock, young: map[id.ID]int64{},
+		each: time.Second / time.Duration(perSecond), quota: quota, clock: clock, began: clock(), young: map[id.ID]int64{},
 		policy: `"shopper";q=` + strconv.Itoa(quota) + `;w=` + strconv.Itoa(int(rateWindow/time.Second)),
 	}
 }
@@ -42,7 +43,7 @@ func newRates(perSecond int, clock func() time.Time) *rates {
 // in how many seconds all are back.
 func (r *rates) spend(shopper id.ID) (ok bool, left, reset int) {
 	at := r.clock()
-	now := at.UnixNano()
+	now := int64(at.Sub(r.began))
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if at.Sub(r.turned) >= rateWindow || len(r.young) >= maxRated {
