@@ -50,6 +50,9 @@ type key struct {
 const (
 	issuer   = "flashsale"
 	audience = "flashsale-api"
+	// ahead is how far the clock of whoever signs may be ahead of the clock of whoever verifies: a shopper who has just
+	// logged in is not turned away for it.
+	ahead = 10 * time.Minute
 )
 
 // New returns Tokens over one or more secrets of at least 32 bytes.
@@ -92,7 +95,7 @@ func (t *Tokens) Sign(user id.ID, role account.Role) (string, time.Duration, err
 	now := t.clock()
 	s, err := t.sign(t.keys[0], claims{Role: role, RegisteredClaims: jwt.RegisteredClaims{
 		Issuer: issuer, Audience: jwt.ClaimStrings{audience}, Subject: user.String(),
-		IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(now.Add(t.ttl)),
+		IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now.Add(-ahead)), ExpiresAt: jwt.NewNumericDate(now.Add(t.ttl)),
 	}})
 	return s, t.ttl, err
 }

@@ -114,7 +114,7 @@ func TestVerify(t *testing.T) {
 		for _, c := range []struct {
 			at   time.Time
 			want error
-		}{{start.Add(ttl - time.Second), nil}, {start.Add(ttl), account.ErrTokenExpired}, {start.Add(24 * time.Hour), account.ErrTokenExpired}} {
+		}{{start.Add(-ahead - time.Second), account.ErrTokenInvalid}, {start.Add(-ahead), nil}, {start.Add(-5 * time.Minute), nil}, {start.Add(ttl - time.Second), nil}, {start.Add(ttl), account.ErrTokenExpired}, {start.Add(24 * time.Hour), account.ErrTokenExpired}} {
 			at.set(c.at)
 			_, err := tokens.Verify(s)
 			wantErr(t, err, c.want)
