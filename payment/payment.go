@@ -75,7 +75,8 @@ type Store interface {
 	// the oldest first. A limit below 1 returns none.
 	Stuck(ctx context.Context, states []State, age time.Duration, limit int) ([]Payment, error)
 	// Decided returns up to limit payments that are captured, declined or refunded, and have been since
-	// after a time but for longer than age, in the order in which they got there.
+	// after a time but for longer than age, in the order in which they got there. A time that is younger than
+	// age was noted before the store's clock was set back: twice the age is taken for it.
 	Decided(ctx context.Context, after time.Time, age time.Duration, limit int) ([]Payment, error)
 }
 

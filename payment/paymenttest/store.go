@@ -544,6 +544,9 @@ func storeDecided(t *testing.T, s *till) {
 		{captured.UpdatedAt, 0, 100, []payment.Payment{declined, refunded}},
 		{captured.UpdatedAt.Add(-time.Microsecond), 0, 1, []payment.Payment{captured}},
 		{refunded.UpdatedAt, 0, 100, nil},
+		{captured.UpdatedAt, 5 * time.Hour, 100, []payment.Payment{declined}},
+		{refunded.UpdatedAt, 4 * time.Hour, 100, []payment.Payment{captured, declined}}, // noted by a clock that was ahead
+		{refunded.UpdatedAt.Add(24 * time.Hour), 2 * time.Hour, 100, []payment.Payment{refunded}},
 		{time.UnixMicro(0), 0, 0, nil},
 	} {
 		got, err := s.Decided(t.Context(), c.after, c.age, c.limit)

@@ -160,8 +160,8 @@ func (s *Store) Stuck(ctx context.Context, states []payment.State, age time.Dura
 
 // Decided implements payment.Store.
 func (s *Store) Decided(ctx context.Context, after time.Time, age time.Duration, limit int) ([]payment.Payment, error) {
-	out, err := s.list(ctx, selectPayments+` WHERE state IN ('captured', 'declined', 'refunded') AND updated_at > $1 AND updated_at <= now() - make_interval(secs => $2)
-		ORDER BY updated_at, id LIMIT $3`, after, age.Seconds(), max(limit, 0))
+	out, err := s.list(ctx, selectPayments+` WHERE state IN ('captured', 'declined', 'refunded') AND updated_at <= now() - make_interval(secs => $2)
+		AND updated_at > CASE WHEN $1 > now() - make_interval(secs => $2) THEN now() - 2 * make_interval(secs => $2) ELSE $1 END ORDER BY updated_at, id LIMIT $3`, after, age.Seconds(), max(limit, 0))
 	if err != nil {
 		return nil, fmt.Errorf("payment: decided: %w", err)
 	}

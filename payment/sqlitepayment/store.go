@@ -179,8 +179,12 @@ func (s *Store) Stuck(ctx context.Context, states []payment.State, age time.Dura
 
 // Decided implements payment.Store.
 func (s *Store) Decided(ctx context.Context, after time.Time, age time.Duration, limit int) ([]payment.Payment, error) {
+	until := s.now().Add(-age)
+	if after.After(until) {
+		after = until.Add(-age)
+	}
 	out, err := s.list(ctx, selectPayments+` WHERE state IN ('captured', 'declined', 'refunded') AND updated_at > ? AND updated_at <= ? ORDER BY updated_at, id LIMIT ?`,
-		sqlite.Micros(after), sqlite.Micros(s.now().Add(-age)), max(limit, 0))
+		sqlite.Micros(after), sqlite.Micros(until), max(limit, 0))
 	if err != nil {
 		return nil, fmt.Errorf("payment: decided: %w", err)
 	}
