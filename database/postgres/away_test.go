@@ -56,7 +56,7 @@ func TestSilent(t *testing.T) {
 	defer pool.Close()
 	var bound string
 	must(t, pool.QueryRow(t.Context(), "SHOW idle_in_transaction_session_timeout").Scan(&bound))
-	if bound != "10s" || pool.Config().PingTimeout != 2*time.Second {
+	if bound != "5s" || pool.Config().PingTimeout != 2*time.Second {
 		t.Errorf("a silent client may keep its locks for %s, a silent server a connection for %s", bound, pool.Config().PingTimeout)
 	}
 }

@@ -34,7 +34,7 @@ var ErrUnsafe = errors.New("postgres: unsafe server settings")
 const (
 	pingBound    = 2 * time.Second
 	connectBound = 5 * time.Second
-	idleBound    = "10s" // within a transaction: they are all of statements that follow each other at once
+	idleBound    = "5s" // within a transaction: they are all of statements that follow each other at once
 )
 
 // Open connects to the database of the URL, trying for up to patience, and returns a pool of at
@@ -53,7 +53,8 @@ func Open(ctx context.Context, url string, conns int32, patience time.Duration, 
 	cfg.ConnConfig.RuntimeParams["plan_cache_mode"] = "force_generic_plan"
 	cfg.ConnConfig.RuntimeParams["jit"] = "off" // compiling an audit's queries takes longer than running them
 	// A server, or a client, that is gone without a word: a connection that has been idle is tried before it is used,
-	// connecting does not wait for ever, and the server ends a transaction whose client is silent, with its locks.
+	// connecting does not wait for ever, and the server ends a transaction whose client is silent, with its locks, for
+	// which others wait. To a client that goes on after that it has failed, like one whose connection was lost.
 	cfg.PingTimeout = pingBound
 	if cfg.ConnConfig.ConnectTimeout <= 0 || cfg.ConnConfig.ConnectTimeout > connectBound {
 		cfg.ConnConfig.ConnectTimeout = connectBound
@@ -180,14 +181,14 @@ func Constraint(err error) string {
 	return ""
 }
 
-// Away reports whether the server did not answer, or is starting or stopping. What was asked for may have
-// happened.
+// Away reports whether the server did not answer, is starting or stopping, or has ended a session that hung. What was
+// asked for may have happened.
 func Away(err error) bool {
 	var connect *pgconn.ConnectError
 	var network net.Error
 	code := Code(err)
 	return errors.As(err, &connect) || errors.As(err, &network) || pgconn.SafeToRetry(err) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
-		strings.HasPrefix(code, "57P") || strings.HasPrefix(code, "08") || code == "53300" // shutting down or starting; connection; too many
+		strings.HasPrefix(code, "57P") || strings.HasPrefix(code, "08") || code == "53300" || code == "25P03" // shutting down or starting; connection; too many; idle in a transaction
 }
 
 // Conflict reports whether the server gave up a transaction that can be run again: a deadlock or a

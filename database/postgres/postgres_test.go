@@ -181,3 +181,35 @@ func TestConflict(t *testing.T) {
 		t.Errorf("deadlock: %v", victim)
 	}
 }
+
+// TestHungInTransaction: who hangs in the middle of a transaction keeps nobody waiting for long, and its transaction has failed.
+func TestHungInTransaction(t *testing.T) {
+	t.Parallel()
+	database := testenv.Postgres(t)
+	open := func() *pgxpool.Pool {
+		pool, err := postgres.Open(t.Context(), database, 1, time.Second)
+		must(t, err)
+		t.Cleanup(pool.Close)
+		return pool
+	}
+	hung, other := open(), open()
+	_, err := hung.Exec(t.Context(), `CREATE TABLE stock (id integer PRIMARY KEY, n integer); INSERT INTO stock VALUES (1, 5)`)
+	must(t, err)
+	tx, err := hung.Begin(t.Context())
+	must(t, err)
+	_, err = tx.Exec(t.Context(), `UPDATE stock SET n = n - 1 WHERE id = 1`)
+	must(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+	defer cancel()
+	if _, err := other.Exec(ctx, `UPDATE stock SET n = n - 2 WHERE id = 1`); err != nil {
+		t.Errorf("with another process hung: %v", err)
+	}
+	if err := tx.Commit(t.Context()); err == nil || !postgres.Away(err) {
+		t.Errorf("who hung commits all the same, or is told something else: %v", err)
+	}
+	var n int
+	must(t, other.QueryRow(t.Context(), `SELECT n FROM stock`).Scan(&n))
+	if n != 3 {
+		t.Errorf("%d are left, want 3", n)
+	}
+}
