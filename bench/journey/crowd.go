@@ -303,6 +303,11 @@ func (r *Run) reserve(ctx context.Context, me *client, n int, item map[string]an
 			default:
 				return "", failed, a.surprise("reserve")
 			}
+		case http.StatusGone:
+			if !a.repeated || !a.problem().is("expired") {
+				return "", failed, a.surprise("reserve")
+			}
+			continue // the answer was lost for longer than the hold lasted: again, with a new key
 		default:
 			return "", failed, a.surprise("reserve")
 		}
