@@ -43,6 +43,7 @@ type app struct {
 	cfg    Config
 	log    *slog.Logger
 	clock  func() time.Time
+	fail   sabotage // nothing, but in test builds
 	stores *stores
 	wires  *wiring
 	trace  *tracing.Tracer // nil: off
@@ -83,7 +84,11 @@ func start(ctx context.Context, cfg Config, log *slog.Logger) (*app, error) {
 
 // build opens what the roles need and wires it, without serving or sending anything.
 func build(ctx context.Context, cfg Config, log *slog.Logger) (_ *app, err error) {
-	a := &app{cfg: cfg, log: log, clock: time.Now, failed: make(chan error, 1)}
+	fail, err := openSabotage()
+	if err != nil {
+		return nil, err
+	}
+	a := &app{cfg: cfg, log: log, clock: fail.clock(), fail: fail, failed: make(chan error, 1)}
 	defer func() {
 		if err != nil {
 			a.closeAll()
@@ -104,6 +109,7 @@ func build(ctx context.Context, cfg Config, log *slog.Logger) (_ *app, err error
 		return nil, err
 	}
 	a.closers = append(a.closers, a.stores.closeAll)
+	a.fail.stores(a.stores)
 	if err := a.openGate(ctx); err != nil {
 		return nil, err
 	}
@@ -221,6 +227,7 @@ func (a *app) openGate(ctx context.Context) error {
 	if a.metrics != nil {
 		a.gate = a.metrics.Gated(a.gate)
 	}
+	a.gate = a.fail.gate(a.gate)
 	return nil
 }
 
@@ -252,7 +259,7 @@ func (a *app) openTransport(ctx context.Context) error {
 	if a.metrics != nil {
 		a.wires.events = a.metrics.Sending(a.wires.events)
 	}
-	a.wires.events = a.trace.Transport(a.wires.events)
+	a.wires.events = a.fail.transport(a.trace.Transport(a.wires.events))
 	a.closers = append(a.closers, func() {
 		ctx, cancel := context.WithTimeout(context.Background(), a.cfg.DrainFor)
 		defer cancel()
@@ -390,6 +397,7 @@ func (a *app) addPayment(context.Context) error {
 	if a.metrics != nil {
 		provider = a.metrics.Charged(sim)
 	}
+	provider = a.fail.provider(provider)
 	var orders engine.OrderReader = engine.RemoteOrders{To: a.wires}
 	payments := engine.NewPayments(a.trace.Payments(a.stores.payments), a.trace.Provider(provider), orders, a.flow, a.cfg.PaymentPatience, a.clock, a.log)
 	a.here(transport.Payment, payments.Handle, a.stores.payments, nil)
