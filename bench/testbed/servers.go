@@ -104,6 +104,15 @@ func FindNginx() (string, error) {
 	return debian, err
 }
 
+// FindFaketime returns the library that gives a server a clock of its own.
+func FindFaketime() (string, error) {
+	found, err := filepath.Glob("/usr/lib/*/faketime/libfaketime.so.1")
+	if err != nil || len(found) == 0 {
+		return "", errors.Join(fmt.Errorf("libfaketime: %w", os.ErrNotExist), err)
+	}
+	return found[0], nil
+}
+
 // Postgres is a server of its own: everybody on this machine may connect to it as postgres.
 type Postgres struct {
 	*Process
@@ -112,6 +121,7 @@ type Postgres struct {
 	Bin   string // folder of its programs
 	Cred  *syscall.Credential
 	Port  int
+	Env   []string // of the server beside BaseEnv, from its next start
 }
 
 // PostgresSettings differ from PostgreSQL's defaults in room only: fsync, synchronous_commit,
@@ -167,7 +177,7 @@ func (p *Postgres) Start(ctx context.Context) error {
 		args = append(args, "-c", s)
 	}
 	var err error
-	if p.Process, err = Spawn(context.WithoutCancel(ctx), p.dir, "postgres", syscall.SIGINT, BaseEnv(), p.Cred, filepath.Join(p.Bin, "postgres"), args...); err != nil {
+	if p.Process, err = Spawn(context.WithoutCancel(ctx), p.dir, "postgres", syscall.SIGINT, append(BaseEnv(), p.Env...), p.Cred, filepath.Join(p.Bin, "postgres"), args...); err != nil {
 		return err
 	}
 	return p.Ready(ctx, time.Minute, func(ctx context.Context) error { return p.SQL(ctx, "postgres", "SELECT 1") })

@@ -105,6 +105,7 @@ func needs() []need {
 		{func() (string, error) { return exec.LookPath("gcc") }, "gcc libc6-dev", "a C compiler, which the race detector links with", nil},
 		{func() (string, error) { return exec.LookPath("prometheus") }, "prometheus", "Prometheus 2.42 or newer, with promtool", nil},
 		{testenv.NginxBin, "nginx-light", "nginx 1.22 or newer", nil},
+		{testbed.FindFaketime, "libfaketime", "libfaketime, which gives a server a clock of its own", nil},
 		{testbed.FindRabbitMQ, "rabbitmq-server", "RabbitMQ 3.10 or newer", []string{testenv.AMQPURLVar, testenv.RabbitAPIVar}},
 	}
 }
