@@ -428,8 +428,10 @@ func (l *load) reserveOnce(ctx context.Context, who buyer, rid id.ID, key string
 	if wait {
 		headers = append(headers, "Prefer", "wait=5")
 	}
+	began := time.Now()
 	a, unsure := l.ask(ctx, who.token, "POST", "/api/v1/reservations", map[string]any{"sale_id": l.sale.ID, "sku": l.sale.SKU, "quantity": quantity}, headers...)
 	repeated = repeated || unsure
+	long := time.Since(began) >= holdFor // the hold may have ended before anybody could tell of it
 	tell := func(answer string) string {
 		l.note(rid, "reserve", answer)
 		return answer
@@ -443,7 +445,7 @@ func (l *load) reserveOnce(ctx context.Context, who buyer, rid id.ID, key string
 	case a.status == http.StatusAccepted && a.State == string(reservation.Requested) && mine:
 		tell("accepted")
 		return tell(l.decision(ctx, who, rid))
-	case a.status == http.StatusGone && a.kind == "expired" && repeated:
+	case a.status == http.StatusGone && a.kind == "expired" && (repeated || long):
 		return tell("over")
 	case a.status == http.StatusConflict && (a.kind == "held-out" || a.kind == "sold-out" || a.kind == "limit-reached"):
 		l.count("refused "+a.kind, 1)
