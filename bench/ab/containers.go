@@ -101,7 +101,7 @@ func (c *containers) prepare(ctx context.Context, side string) error {
 	services := map[string]any{
 		"echo": map[string]any{
 			"image": "flashsale:local", "pull_policy": "never", "entrypoint": []string{"/echo", "-listen", "0.0.0.0:8080"}, "read_only": true,
-			"cap_drop": []string{"ALL"}, "healthcheck": map[string]bool{"disable": true}, "networks": []string{"front"},
+			"cap_drop": []string{"ALL"}, "networks": []string{"front"},
 			"volumes": []string{filepath.Join(c.dir, "echo") + ":/echo:ro"},
 		},
 		"nginx": map[string]any{
