@@ -50,7 +50,7 @@ func TestBenchInterrupted(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
 	// k6 is not needed before the shop is open, and building it takes minutes.
-	cmd := exec.CommandContext(ctx, self, "bench", "ab", "--short", "--install=false", "--k6", "true", "--dir", folder, "--out", folder+"/out")
+	cmd := exec.CommandContext(ctx, self, "bench", "ab", "--short", "--in=processes", "--install=false", "--k6", "true", "--dir", folder, "--out", folder+"/out")
 	cmd.Env = append(os.Environ(), runMain+"=1")
 	said, err := cmd.StderrPipe()
 	if err != nil {

@@ -333,6 +333,9 @@ func (s *payments) Stuck(_ context.Context, states []payment.State, age time.Dur
 // Decided implements payment.Store.
 func (s *payments) Decided(_ context.Context, after time.Time, age time.Duration, limit int) ([]payment.Payment, error) {
 	before := micros(s.outbox.clock()).Add(-age)
+	if after.After(before) { // the clock was set back
+		after = before.Add(-age)
+	}
 	out := s.list(func(p payment.Payment) bool {
 		return p.UpdatedAt.After(micros(after)) && !p.UpdatedAt.After(before) &&
 			slices.Contains([]payment.State{payment.Captured, payment.Declined, payment.Refunded}, p.State)
