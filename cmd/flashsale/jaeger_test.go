@@ -152,7 +152,7 @@ func purchase() []string {
 		"order handle reservation.paid > order send order.confirmed",
 		"order send order.confirmed > notification handle order.confirmed",
 		"notification handle order.confirmed > notification ask account.contacts",
-		"notification ask account.contact > account answer account.contacts",
+		"notification ask account.contacts > account answer account.contacts",
 		"notification handle order.confirmed > notification Notifications.Add",
 	}
 }
