@@ -121,7 +121,7 @@ func TestKillNine(t *testing.T) {
 			t.Cleanup(client.CloseIdleConnections)
 			c := journey.Crowd{
 				Base: p.url, Operator: testOperator, Password: testPassword, Shoppers: shoppers, Stock: stock, Units: 1, Hold: 2 * time.Second,
-				AbandonRate: 0.1, Concurrency: 24, Seed: 11, Decide: 40 * time.Second, GiveUpOnHeld: 40 * time.Second,
+				AbandonRate: 0.1, Concurrency: 24, Seed: 11, Decide: 90 * time.Second, GiveUpOnHeld: 90 * time.Second,
 				Reconnect: 30 * time.Second, Client: client,
 			}
 			sale, err := journey.OpenSale(t.Context(), c)

@@ -207,7 +207,7 @@ func merge(a, b engine.Audit) engine.Audit {
 func crowd(h *house, stock int64, shoppers int) journey.Crowd {
 	return journey.Crowd{
 		Base: h.base, Operator: testOperator, Password: testPassword, Shoppers: shoppers, Stock: stock, Units: 1, Hold: 2 * time.Second,
-		AbandonRate: 0.15, Concurrency: 24, Seed: 7, Decide: 30 * time.Second, GiveUpOnHeld: 30 * time.Second,
+		AbandonRate: 0.15, Concurrency: 24, Seed: 7, Decide: 90 * time.Second, GiveUpOnHeld: 30 * time.Second,
 		Client: &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 32}},
 	}
 }
