@@ -7,8 +7,7 @@ import (
 	"flashsale/account/password"
 	"flashsale/account/sqliteaccount"
 	"flashsale/account/token"
-	"flashsale/database/sqlite"
-	"path/filepath"
+	"flashsale/testenv/databases"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -48,10 +47,7 @@ func (d *desk) now() time.Time { return time.Now().Add(time.Duration(d.ahead.Loa
 
 func open(t *testing.T) *desk {
 	t.Helper()
-	db, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "account.db"))
-	must(t, err)
-	t.Cleanup(func() { _ = db.Close() })
-	must(t, sqlite.Migrate(t.Context(), db, sqliteaccount.Migrations))
+	db := databases.SQLite(t, sqliteaccount.Migrations)
 	h, err := password.New(64, 2)
 	must(t, err)
 	d := &desk{t: t, hasher: &counted{Hasher: h}}

@@ -7,11 +7,10 @@ import (
 	"flashsale/catalog/memcache"
 	"flashsale/catalog/rediscache"
 	"flashsale/catalog/sqlitecatalog"
-	"flashsale/database/sqlite"
 	"flashsale/id"
 	"flashsale/testenv"
+	"flashsale/testenv/databases"
 	"log/slog"
-	"path/filepath"
 	"reflect"
 	"slices"
 	"sync"
@@ -55,16 +54,14 @@ type shop struct {
 // open opens a shop; with no cache given it has one in memory, on the shop's clock.
 func open(t *testing.T, cache catalog.Cache) *shop {
 	t.Helper()
-	db, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "catalog.db"))
-	must(t, err)
-	t.Cleanup(func() { _ = db.Close() })
-	must(t, sqlite.Migrate(t.Context(), db, sqlitecatalog.Migrations))
+	db := databases.SQLite(t, sqlitecatalog.Migrations)
 	s := &shop{store: sqlitecatalog.New(db, time.Now), shelf: &shelf{items: map[id.ID][]catalog.ItemStock{}}}
 	start := time.Now()
 	if cache == nil {
 		cache = memcache.New(100, func() time.Time { return start.Add(time.Duration(s.ahead.Load())) })
 	}
 	s.Service = catalog.NewService(s.store, s.store, s.shelf, cache, catalog.DefaultTTL(), time.Now, slog.New(slog.DiscardHandler))
+	var err error
 	s.product, err = s.CreateProduct(t.Context(), chair())
 	must(t, err)
 	draft := friday()

@@ -3,7 +3,6 @@ package engine_test
 import (
 	"context"
 	"errors"
-	"flashsale/database/sqlite"
 	"flashsale/engine"
 	"flashsale/id"
 	"flashsale/inventory"
@@ -11,10 +10,10 @@ import (
 	"flashsale/inventory/sqliteledger"
 	"flashsale/money"
 	"flashsale/reservation"
+	"flashsale/testenv/databases"
 	"flashsale/transport"
 	"flashsale/transport/inproc"
 	"log/slog"
-	"path/filepath"
 	"testing"
 	"time"
 )
@@ -34,10 +33,7 @@ type desk struct {
 
 func openDesk(t *testing.T, stock int64, shards, limit int) *desk {
 	t.Helper()
-	db, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "inventory.db"))
-	must(t, err)
-	t.Cleanup(func() { _ = db.Close() })
-	must(t, sqlite.Migrate(t.Context(), db, sqliteledger.Migrations))
+	db := databases.SQLite(t, sqliteledger.Migrations)
 	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelError}))
 	d := &desk{t: t, ledger: sqliteledger.New(db, time.Now), gate: memstock.New(shards), item: inventory.ItemID{Sale: id.Derive("sale"), SKU: "A"}}
 	now := time.Now()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"flashsale/audit"
-	"flashsale/database/postgres"
 	"flashsale/engine"
 	"flashsale/id"
 	"flashsale/inventory"
@@ -14,6 +13,7 @@ import (
 	"flashsale/money"
 	"flashsale/reservation"
 	"flashsale/testenv"
+	"flashsale/testenv/databases"
 	"flashsale/transport"
 	"flashsale/transport/inproc"
 	"fmt"
@@ -176,10 +176,7 @@ type street struct {
 // openStreet puts a few units on sale; wrap breaks the gate, or leaves it as it is.
 func openStreet(t *testing.T, shards int, wrap func(engine.GateKeeper) engine.GateKeeper) *street {
 	t.Helper()
-	pool, err := postgres.Open(t.Context(), testenv.Postgres(t), 12, time.Second)
-	must(t, err)
-	t.Cleanup(pool.Close)
-	must(t, postgres.Migrate(t.Context(), pool, pgledger.Migrations))
+	pool := databases.Postgres(t, pgledger.Migrations)
 	redis, err := redisstock.Open(t.Context(), testenv.Redis(t, shards), redisstock.Options{})
 	must(t, err)
 	t.Cleanup(redis.Close)

@@ -8,11 +8,11 @@ import (
 	"flashsale/notification"
 	"flashsale/notification/sqlitenotification"
 	"flashsale/notification/webhookchannel"
+	"flashsale/testenv/databases"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -47,11 +47,7 @@ type office struct {
 func open(t *testing.T) *office {
 	t.Helper()
 	o := &office{t: t, now: noon, answer: func(string) int { return http.StatusNoContent }}
-	var err error
-	o.db, err = sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "notifications.db"))
-	must(t, err)
-	t.Cleanup(func() { _ = o.db.Close() })
-	must(t, sqlite.Migrate(t.Context(), o.db, sqlitenotification.Migrations))
+	o.db = databases.SQLite(t, sqlitenotification.Migrations)
 	o.store = sqlitenotification.New(o.db, o.clock)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		o.mu.Lock()

@@ -4,23 +4,14 @@ import (
 	"flashsale/account"
 	"flashsale/account/accounttest"
 	"flashsale/account/pgaccount"
-	"flashsale/database/postgres"
-	"flashsale/testenv"
+	"flashsale/testenv/databases"
 	"testing"
-	"time"
 )
 
 func TestStore(t *testing.T) {
 	t.Parallel()
 	accounttest.ExerciseStore(t, func(t *testing.T) account.Store {
-		pool, err := postgres.Open(t.Context(), testenv.Postgres(t), 8, time.Second)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(pool.Close)
-		if err := postgres.Migrate(t.Context(), pool, pgaccount.Migrations); err != nil {
-			t.Fatal(err)
-		}
+		pool := databases.Postgres(t, pgaccount.Migrations)
 		return pgaccount.New(pool)
 	})
 }

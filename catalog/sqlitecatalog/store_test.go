@@ -3,8 +3,7 @@ package sqlitecatalog_test
 import (
 	"flashsale/catalog/catalogtest"
 	"flashsale/catalog/sqlitecatalog"
-	"flashsale/database/sqlite"
-	"path/filepath"
+	"flashsale/testenv/databases"
 	"testing"
 	"time"
 )
@@ -12,14 +11,7 @@ import (
 func TestStore(t *testing.T) {
 	t.Parallel()
 	catalogtest.ExerciseStore(t, func(t *testing.T) catalogtest.Store {
-		db, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "catalog.db"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = db.Close() })
-		if err := sqlite.Migrate(t.Context(), db, sqlitecatalog.Migrations); err != nil {
-			t.Fatal(err)
-		}
+		db := databases.SQLite(t, sqlitecatalog.Migrations)
 		return sqlitecatalog.New(db, time.Now)
 	})
 }

@@ -1,30 +1,18 @@
 package pgledger_test
 
 import (
-	"flashsale/database/postgres"
 	"flashsale/id"
 	"flashsale/inventory"
 	"flashsale/inventory/pgledger"
 	"flashsale/money"
 	"flashsale/reservation"
-	"flashsale/testenv"
+	"flashsale/testenv/databases"
 	"flashsale/transport"
 	"flashsale/transport/transporttest"
 	"strconv"
 	"testing"
 	"time"
-
-	"github.com/jackc/pgx/v5/pgxpool"
 )
-
-func migrated(t testing.TB) *pgxpool.Pool {
-	t.Helper()
-	pool, err := postgres.Open(t.Context(), testenv.Postgres(t), 12, time.Second)
-	must(t, err)
-	t.Cleanup(pool.Close)
-	must(t, postgres.Migrate(t.Context(), pool, pgledger.Migrations))
-	return pool
-}
 
 func must(t testing.TB, err error) {
 	t.Helper()
@@ -58,7 +46,7 @@ func claim(item inventory.ItemID, n int) inventory.Claim {
 func TestAnnouncements(t *testing.T) {
 	t.Parallel()
 	const all = 130 // rows of 64, 64 and 2
-	pool := migrated(t)
+	pool := databases.Postgres(t, pgledger.Migrations)
 	first, second := pgledger.New(pool), pgledger.New(pool)
 	item := provision(t, first, 1000)
 	claims := make([]inventory.Claim, all)
@@ -116,7 +104,7 @@ func TestAnnouncements(t *testing.T) {
 // come alone, whatever was not read at first.
 func TestRepeatedInAGroup(t *testing.T) {
 	t.Parallel()
-	l := pgledger.New(migrated(t))
+	l := pgledger.New(databases.Postgres(t, pgledger.Migrations))
 	item := provision(t, l, 20)
 	commit := func(claims ...inventory.Claim) []inventory.Decision {
 		t.Helper()

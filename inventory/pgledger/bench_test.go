@@ -3,6 +3,7 @@ package pgledger_test
 import (
 	"flashsale/inventory"
 	"flashsale/inventory/pgledger"
+	"flashsale/testenv/databases"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -44,7 +45,7 @@ func own() time.Duration {
 func BenchmarkCommit(b *testing.B) {
 	for _, size := range []int{16, 64, 256} {
 		b.Run(fmt.Sprint(size), func(b *testing.B) {
-			pool := migrated(b)
+			pool := databases.Postgres(b, pgledger.Migrations)
 			l := pgledger.New(pool)
 			l.LimitUnpaid(10) // as it is unless it is set
 			item := provision(b, l, 10_000_000)

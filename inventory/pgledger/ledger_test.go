@@ -1,10 +1,9 @@
 package pgledger_test
 
 import (
-	"flashsale/database/postgres"
 	"flashsale/inventory/inventorytest"
 	"flashsale/inventory/pgledger"
-	"flashsale/testenv"
+	"flashsale/testenv/databases"
 	"testing"
 	"time"
 )
@@ -21,14 +20,7 @@ func TestUnpaid(t *testing.T) {
 
 func underTest(t *testing.T, mostUnpaid int) inventorytest.LedgerUnderTest {
 	t.Helper()
-	pool, err := postgres.Open(t.Context(), testenv.Postgres(t), 12, time.Second)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(pool.Close)
-	if err := postgres.Migrate(t.Context(), pool, pgledger.Migrations); err != nil {
-		t.Fatal(err)
-	}
+	pool := databases.Postgres(t, pgledger.Migrations)
 	l := pgledger.New(pool)
 	l.LimitUnpaid(mostUnpaid)
 	return inventorytest.LedgerUnderTest{

@@ -2,38 +2,20 @@ package pgledger_test
 
 import (
 	"context"
-	"flashsale/database/postgres"
 	"flashsale/id"
 	"flashsale/inventory/inventorytest"
 	"flashsale/inventory/pgledger"
-	"flashsale/testenv"
-	"net/url"
+	"flashsale/testenv/databases"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// fresh is a migrated database of the test's own. Nothing crashes here, so no commit waits for the disk.
+// fresh is a database of the test's own. Nothing crashes here, so no commit waits for the disk.
 func fresh(t *testing.T) *pgxpool.Pool {
 	t.Helper()
-	database, err := url.Parse(testenv.Postgres(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	settings := database.Query()
-	settings.Set("synchronous_commit", "off")
-	settings.Set("jit", "off")
-	database.RawQuery = settings.Encode()
-	pool, err := postgres.Open(t.Context(), database.String(), 12, time.Second)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(pool.Close)
-	if err := postgres.Migrate(t.Context(), pool, pgledger.Migrations); err != nil {
-		t.Fatal(err)
-	}
-	return pool
+	return databases.Postgres(t, pgledger.Migrations, "synchronous_commit=off", "jit=off")
 }
 
 func TestModel(t *testing.T) {

@@ -1,10 +1,9 @@
 package sqliteledger_test
 
 import (
-	"flashsale/database/sqlite"
 	"flashsale/inventory/inventorytest"
 	"flashsale/inventory/sqliteledger"
-	"path/filepath"
+	"flashsale/testenv/databases"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -22,14 +21,7 @@ func TestUnpaid(t *testing.T) {
 
 func underTest(t *testing.T, mostUnpaid int) inventorytest.LedgerUnderTest {
 	t.Helper()
-	db, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "inventory.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = db.Close() })
-	if err := sqlite.Migrate(t.Context(), db, sqliteledger.Migrations); err != nil {
-		t.Fatal(err)
-	}
+	db := databases.SQLite(t, sqliteledger.Migrations)
 	var ahead atomic.Int64
 	clock := func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
 	l := sqliteledger.New(db, clock)

@@ -2,33 +2,18 @@ package sqliteledger_test
 
 import (
 	"context"
-	"flashsale/database/sqlite"
 	"flashsale/id"
 	"flashsale/inventory/inventorytest"
 	"flashsale/inventory/sqliteledger"
-	"path/filepath"
+	"flashsale/testenv/databases"
 	"sync/atomic"
 	"testing"
 	"time"
 )
 
-// fresh is a migrated file of the test's own.
-func fresh(t *testing.T) *sqlite.DB {
-	t.Helper()
-	db, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "inventory.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = db.Close() })
-	if err := sqlite.Migrate(t.Context(), db, sqliteledger.Migrations); err != nil {
-		t.Fatal(err)
-	}
-	return db
-}
-
 func TestModel(t *testing.T) {
 	t.Parallel()
-	db := fresh(t)
+	db := databases.SQLite(t, sqliteledger.Migrations)
 	var ahead atomic.Int64
 	clock := func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
 	inventorytest.ExerciseLedgerModel(t, inventorytest.TimedLedger{

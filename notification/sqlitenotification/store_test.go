@@ -1,10 +1,9 @@
 package sqlitenotification_test
 
 import (
-	"flashsale/database/sqlite"
 	"flashsale/notification/notificationtest"
 	"flashsale/notification/sqlitenotification"
-	"path/filepath"
+	"flashsale/testenv/databases"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -13,14 +12,7 @@ import (
 func TestStore(t *testing.T) {
 	t.Parallel()
 	notificationtest.ExerciseStore(t, func(t *testing.T) notificationtest.StoreUnderTest {
-		db, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "notifications.db"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = db.Close() })
-		if err := sqlite.Migrate(t.Context(), db, sqlitenotification.Migrations); err != nil {
-			t.Fatal(err)
-		}
+		db := databases.SQLite(t, sqlitenotification.Migrations)
 		var ahead atomic.Int64
 		clock := func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
 		return notificationtest.StoreUnderTest{

@@ -2,13 +2,12 @@ package pgorder_test
 
 import (
 	"errors"
-	"flashsale/database/postgres"
 	"flashsale/id"
 	"flashsale/money"
 	"flashsale/order"
 	"flashsale/order/ordertest"
 	"flashsale/order/pgorder"
-	"flashsale/testenv"
+	"flashsale/testenv/databases"
 	"flashsale/transport"
 	"fmt"
 	"strings"
@@ -22,14 +21,7 @@ import (
 
 func open(t *testing.T) (*pgorder.Store, *pgxpool.Pool) {
 	t.Helper()
-	pool, err := postgres.Open(t.Context(), testenv.Postgres(t), 12, time.Second)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(pool.Close)
-	if err := postgres.Migrate(t.Context(), pool, pgorder.Migrations); err != nil {
-		t.Fatal(err)
-	}
+	pool := databases.Postgres(t, pgorder.Migrations)
 	store := pgorder.New(pool)
 	t.Cleanup(store.Close)
 	return store, pool

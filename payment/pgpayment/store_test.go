@@ -2,13 +2,12 @@ package pgpayment_test
 
 import (
 	"errors"
-	"flashsale/database/postgres"
 	"flashsale/id"
 	"flashsale/money"
 	"flashsale/payment"
 	"flashsale/payment/paymenttest"
 	"flashsale/payment/pgpayment"
-	"flashsale/testenv"
+	"flashsale/testenv/databases"
 	"flashsale/transport"
 	"strings"
 	"sync"
@@ -20,14 +19,7 @@ import (
 
 func open(t *testing.T) (*pgpayment.Store, *pgxpool.Pool) {
 	t.Helper()
-	pool, err := postgres.Open(t.Context(), testenv.Postgres(t), 12, time.Second)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(pool.Close)
-	if err := postgres.Migrate(t.Context(), pool, pgpayment.Migrations); err != nil {
-		t.Fatal(err)
-	}
+	pool := databases.Postgres(t, pgpayment.Migrations)
 	store := pgpayment.New(pool)
 	t.Cleanup(store.Close)
 	return store, pool

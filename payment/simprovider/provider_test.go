@@ -3,8 +3,6 @@ package simprovider_test
 import (
 	"context"
 	"errors"
-	"flashsale/database/postgres"
-	"flashsale/database/sqlite"
 	"flashsale/id"
 	"flashsale/money"
 	"flashsale/payment"
@@ -12,24 +10,16 @@ import (
 	"flashsale/payment/pgpayment"
 	"flashsale/payment/simprovider"
 	"flashsale/payment/sqlitepayment"
-	"flashsale/testenv"
+	"flashsale/testenv/databases"
 	"fmt"
 	"math"
-	"path/filepath"
 	"testing"
 	"time"
 )
 
 func inPostgres(t *testing.T) simprovider.Store {
 	t.Helper()
-	pool, err := postgres.Open(t.Context(), testenv.Postgres(t), 12, time.Second)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(pool.Close)
-	if err := postgres.Migrate(t.Context(), pool, pgpayment.Migrations); err != nil {
-		t.Fatal(err)
-	}
+	pool := databases.Postgres(t, pgpayment.Migrations)
 	store := pgpayment.New(pool)
 	t.Cleanup(store.Close)
 	return store
@@ -37,14 +27,7 @@ func inPostgres(t *testing.T) simprovider.Store {
 
 func inSQLite(t *testing.T) simprovider.Store {
 	t.Helper()
-	db, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "payment.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = db.Close() })
-	if err := sqlite.Migrate(t.Context(), db, sqlitepayment.Migrations); err != nil {
-		t.Fatal(err)
-	}
+	db := databases.SQLite(t, sqlitepayment.Migrations)
 	return sqlitepayment.New(db, time.Now)
 }
 

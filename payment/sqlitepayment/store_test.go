@@ -1,11 +1,10 @@
 package sqlitepayment_test
 
 import (
-	"flashsale/database/sqlite"
 	"flashsale/id"
 	"flashsale/payment/paymenttest"
 	"flashsale/payment/sqlitepayment"
-	"path/filepath"
+	"flashsale/testenv/databases"
 	"testing"
 	"time"
 )
@@ -13,14 +12,7 @@ import (
 func TestStore(t *testing.T) {
 	t.Parallel()
 	paymenttest.Exercise(t, func(t *testing.T) paymenttest.StoreUnderTest {
-		db, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "payment.db"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = db.Close() })
-		if err := sqlite.Migrate(t.Context(), db, sqlitepayment.Migrations); err != nil {
-			t.Fatal(err)
-		}
+		db := databases.SQLite(t, sqlitepayment.Migrations)
 		exec := func(t *testing.T, sql string, args ...any) {
 			t.Helper()
 			if _, err := db.Write.ExecContext(t.Context(), sql, args...); err != nil {
