@@ -3,7 +3,6 @@
 package faults
 
 import (
-	"bytes"
 	"compress/gzip"
 	"context"
 	"flashsale/bench/journey"
@@ -41,31 +40,12 @@ type front struct {
 	base      string // of nginx
 	addr      string // of nginx
 	procs     []*process
-	admin     []string   // base URLs of /metrics and profiles
-	logs      transcript // of the processes
-	accessLog string     // nginx's, a file
-	traces    transcript // what was sent to the OTLP receiver
-	events    transcript // every message of the broker, headers and body
-	hooks     hooks      // the shop's customer system, which gets the notifications
-}
-
-// transcript gathers what is written about a system.
-type transcript struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-// Write implements io.Writer.
-func (r *transcript) Write(p []byte) (int, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.text.Write(p)
-}
-
-func (r *transcript) String() string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.text.String()
+	admin     []string     // base URLs of /metrics and profiles
+	logs      testenv.Text // of the processes
+	accessLog string       // nginx's, a file
+	traces    testenv.Text // what was sent to the OTLP receiver
+	events    testenv.Text // every message of the broker, headers and body
+	hooks     hooks        // the shop's customer system, which gets the notifications
 }
 
 // hooks keeps the webhook's requests.
@@ -137,7 +117,7 @@ func newFront(t *testing.T, mode string) *front {
 	return f
 }
 
-// tap copies every event of the broker into the transcript.
+// tap copies every event of the broker into the testenv.Text.
 func (f *front) tap(url string) {
 	f.t.Helper()
 	conn, err := rabbit.Dial(url)

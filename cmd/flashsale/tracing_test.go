@@ -2,37 +2,26 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/json"
 	"flashsale/id"
 	"flashsale/inventory"
+	"flashsale/testenv"
 	"flashsale/transport"
 	"net/http"
 	"path/filepath"
 	"slices"
-	"sync"
+	"strings"
 	"testing"
 	"time"
 )
 
-// pad is written by many and read at the end.
-type pad struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (p *pad) Write(b []byte) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.text.Write(b)
-}
+// pad is a log that is read at the end.
+type pad struct{ testenv.Text }
 
 // lines returns what was logged with a message.
 func (p *pad) lines(t *testing.T, msg string) (found []map[string]any) {
 	t.Helper()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for scan := bufio.NewScanner(bytes.NewReader(p.text.Bytes())); scan.Scan(); {
+	for scan := bufio.NewScanner(strings.NewReader(p.String())); scan.Scan(); {
 		var line map[string]any
 		if err := json.Unmarshal(scan.Bytes(), &line); err != nil {
 			t.Fatalf("%v: %s", err, scan.Bytes())

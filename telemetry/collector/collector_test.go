@@ -1,7 +1,6 @@
 package collector
 
 import (
-	"bytes"
 	"context"
 	"flashsale/testenv"
 	"fmt"
@@ -21,24 +20,14 @@ import (
 )
 
 // lines is a log that can be read while it is written.
-type lines struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *lines) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(b)
-}
+type lines struct{ testenv.Text }
 
 func (l *lines) all() []string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.buf.Len() == 0 {
+	text := strings.TrimSpace(l.String())
+	if text == "" {
 		return nil
 	}
-	return strings.Split(strings.TrimSpace(l.buf.String()), "\n")
+	return strings.Split(text, "\n")
 }
 
 // run starts a collector, a sample every 10 ms, and returns it with what it logs and how to stop it.
