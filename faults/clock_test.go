@@ -206,6 +206,19 @@ func (c *clocks) asked(who person, sale journey.Sale, key, kind string) (id stri
 	return id
 }
 
+// stays looks for a while whether something is so, again and again: it always has to be.
+func (c *clocks) stays(what string, d time.Duration, so func() bool) {
+	c.t.Helper()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for began := time.Now(); time.Since(began) < d; <-tick.C {
+		if !so() {
+			c.t.Errorf("after %s it is not so that %s", time.Since(began), what)
+			return
+		}
+	}
+}
+
 // openings: a sale is open when the clocks of the reservation service and of PostgreSQL both say so: one that is ahead
 // opens nothing early, one that is behind opens late.
 func (c *clocks) openings(ann person) {
@@ -213,12 +226,12 @@ func (c *clocks) openings(ann person) {
 	c.opens(sale, 3*time.Minute)
 	c.asked(ann, sale, "early", "sale-not-open")
 	c.set(step, "reservation", "inventory")
-	time.Sleep(500 * time.Millisecond) // until its clock and terms are new: it may not say yes then, either
-	for n := range 5 {
-		if r := ann.do("POST", "/api/v1/reservations", wants(sale), "Idempotency-Key", fmt.Sprint("ahead", n), "Prefer", "wait=5"); r.body["type"] != "/problems/sale-not-open" {
-			c.t.Errorf("a sale that is not open yet is open by a service's clock: %d %v", r.status, r.body)
-		}
-	}
+	n := 0
+	c.stays("a sale that is not open yet is not open by a service's clock", time.Second, func() bool { // while clock and terms get new, and then
+		n++
+		r := ann.do("POST", "/api/v1/reservations", wants(sale), "Idempotency-Key", fmt.Sprint("ahead", n), "Prefer", "wait=5")
+		return r.body["type"] == "/problems/sale-not-open"
+	})
 	c.set(0, "reservation", "inventory")
 	c.set(step, "postgres")
 	c.asked(ann, sale, "ahead-pg", "sale-not-open")
@@ -261,10 +274,7 @@ func (c *clocks) holds(ann person) {
 
 	late, saved := c.asked(ann, sale, "late", ""), c.asked(ann, sale, "saved", "")
 	c.set(-step, "postgres")
-	time.Sleep(6 * time.Second) // a hold lasts 4 s
-	if state(late) != "held" || state(saved) != "held" {
-		c.t.Errorf("by a clock that is behind, holds are %v and %v; want them held on", state(late), state(saved))
-	}
+	c.stays("by a clock that is behind, holds of 4 s are held on", 6*time.Second, func() bool { return state(late) == "held" && state(saved) == "held" })
 	pay(saved)
 	is(saved, "paid")
 	c.set(0, "postgres")

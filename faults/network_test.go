@@ -134,7 +134,7 @@ func (w *trouble) Pipe(stub *toxics.ToxicStub) {
 			}
 			pass, delay, end := w.now(l, len(c.Data))
 			if delay > 0 {
-				time.Sleep(time.Until(c.Timestamp.Add(delay)))
+				time.Sleep(time.Until(c.Timestamp.Add(delay))) // the slow network itself
 			}
 			if c.Data = c.Data[:pass]; pass > 0 {
 				stub.Output <- c

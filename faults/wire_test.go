@@ -227,7 +227,7 @@ func slowClients(t *testing.T, f *front) {
 	for open.Load() > many/2 {
 		r := f.nobody().want(t, 200, "", "GET", "/api/v1/sales?limit=1", nil)
 		worst = max(worst, r.took)
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(100 * time.Millisecond) // somebody looks now and then: more would be a load of its own
 	}
 	all.Wait()
 	close(stop)

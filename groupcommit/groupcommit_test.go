@@ -280,8 +280,6 @@ func values(t *testing.T) {
 
 type key struct{}
 
-// TestCrowd: in the open, with a small queue, callers that give up and a Close in the middle, every
-// request is handled once or refused, never both, and each caller has its own answer.
 // hanging: a server that says nothing more keeps its own group waiting for so long, and not those behind it for ever.
 func hanging(t *testing.T) {
 	g := groupcommit.New(10, 10, 1, func(ctx context.Context, group []int) ([]int, error) {
@@ -293,11 +291,13 @@ func hanging(t *testing.T) {
 	})
 	defer g.Close()
 	answers := append(hand(context.WithoutCancel(t.Context()), g, 1), hand(context.WithoutCancel(t.Context()), g, 2)...)
-	time.Sleep(time.Minute)
+	time.Sleep(time.Minute) // of the test's own clock
 	want(t, answers[0], 0, context.DeadlineExceeded)
 	want(t, answers[1], 4, nil)
 }
 
+// TestCrowd: in the open, with a small queue, callers that give up and a Close in the middle, every
+// request is handled once or refused, never both, and each caller has its own answer.
 func TestCrowd(t *testing.T) {
 	t.Parallel()
 	const workers, each, maxGroup = 64, 200, 16

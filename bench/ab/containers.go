@@ -142,14 +142,15 @@ func (c *containers) compose(ctx context.Context, side string, args ...string) (
 
 // start stops both sides, and brings one up with nothing of the run before but the accounts.
 func (c *containers) start(ctx context.Context, side string) (shopURL, echoURL string, err error) {
-	for _, other := range c.sides {
-		for name := range c.parts.all() {
-			c.parts.remove(name)
+	for name := range c.parts.all() {
+		c.parts.remove(name)
+	}
+	for each, p := range c.sides {
+		if !p.made {
+			continue
 		}
-		if other.made {
-			if _, err := c.compose(ctx, strings.TrimPrefix(other.name, "flashsale-ab-"), "stop", "--timeout", "30"); err != nil {
-				return "", "", err
-			}
+		if _, err := c.compose(ctx, each, "stop", "--timeout", "30"); err != nil {
+			return "", "", err
 		}
 	}
 	p := c.sides[side]

@@ -4,7 +4,6 @@
 //
 //	FLASHSALE_FAILPOINTS=gate.take:after:3                 it kills itself right after its third take at the gate
 //	FLASHSALE_FAILPOINTS=ledger.commit:before:1:stop       it stops itself (SIGSTOP) before its first commit
-//	FLASHSALE_FAILPOINTS=provider.charge:after:2:sleep=3s  what has charged for the second time sleeps, the rest goes on
 //
 // Several, with commas, each do what they say. A call counts before it is made, and after it when it has succeeded; calls
 // that do nothing (no takes to settle, say) do not count. What is done is said on stderr first.
@@ -89,30 +88,23 @@ func parseFailpoint(spec string) (p *failpoint, at string, _ error) {
 		parts = append(parts, "kill")
 	}
 	if len(parts) != 4 || !slices.Contains(pointNames(), parts[0]) || parts[1] != "before" && parts[1] != "after" {
-		return nil, "", fmt.Errorf("FLASHSALE_FAILPOINTS: %q is not point:before|after:n[:kill|stop|sleep=1s] with one of the points %s", spec, strings.Join(pointNames(), ", "))
+		return nil, "", fmt.Errorf("FLASHSALE_FAILPOINTS: %q is not point:before|after:n[:kill|stop] with one of the points %s", spec, strings.Join(pointNames(), ", "))
 	}
 	n, err := strconv.ParseInt(parts[2], 10, 64)
 	if err != nil || n < 1 {
 		return nil, "", fmt.Errorf("FLASHSALE_FAILPOINTS: %q: the third part is the number of the call, from 1", spec)
 	}
 	p = &failpoint{spec: spec, n: n}
-	nap, sleeps := strings.CutPrefix(parts[3], "sleep=")
-	switch {
-	case sleeps:
-		d, err := time.ParseDuration(nap)
-		if err != nil {
-			return nil, "", fmt.Errorf("FLASHSALE_FAILPOINTS: %q: %w", spec, err)
-		}
-		p.act = func() { time.Sleep(d) }
-	case parts[3] == "stop":
+	switch parts[3] {
+	case "stop":
 		p.act = func() { _ = syscall.Kill(os.Getpid(), syscall.SIGSTOP) }
-	case parts[3] == "kill":
+	case "kill":
 		p.act = func() {
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			select {} // not one step further
 		}
 	default:
-		return nil, "", fmt.Errorf("FLASHSALE_FAILPOINTS: %q: a process can kill, stop or sleep=1s", spec)
+		return nil, "", fmt.Errorf("FLASHSALE_FAILPOINTS: %q: a process can kill or stop", spec)
 	}
 	return p, parts[0] + ":" + parts[1], nil
 }
