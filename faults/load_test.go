@@ -634,7 +634,7 @@ func (s *system) settled(run *load, _ int64, sale journey.Sale, done <-chan tall
 		return confirmed == paid || len(wrong) > 0
 	})
 	if len(wrong) > 0 {
-		s.t.Errorf("seed %d: %d mistakes:\n%s", run.seed, len(wrong), strings.Join(wrong[:min(len(wrong), 12)], "\n"))
+		s.blame("seed %d: %d mistakes:\n%s", run.seed, len(wrong), strings.Join(wrong[:min(len(wrong), 12)], "\n"))
 	}
 	s.t.Logf("%s; units sold %d of %d, the last %d in %.1f s", res, paid, total, run.counts["units of the rest"], took.Seconds())
 }

@@ -434,12 +434,12 @@ func cells(t *testing.T, r *report, mode string, all []fault, wired bool) {
 			}
 			t.Run(name, func(t *testing.T) {
 				outer := s.t
-				s.t = t
+				s.t, s.wrong = t, nil
 				defer func() { s.t = outer }()
 				began := time.Now()
 				v := row{wiring: mode, fault: f.name, seed: seed, struck: 10}
 				defer func() {
-					v.ok, v.total = !t.Failed(), time.Since(began)
+					v.ok, v.wrong, v.total = !t.Failed(), s.wrong, time.Since(began)
 					r.add(v)
 				}()
 				if seed > 1 { // another moment
@@ -464,10 +464,10 @@ func cells(t *testing.T, r *report, mode string, all []fault, wired bool) {
 					seen[what] += n
 				}
 				if delete(run.trouble, "409 in-flight"); f.calm && len(run.trouble) > 0 {
-					t.Errorf("without a fault shoppers are told to repeat: %s", list(run.trouble))
+					s.blame("without a fault shoppers are told to repeat: %s", list(run.trouble))
 				}
 				if wanted := run.counts["units wanted"]; wanted < 20*stock {
-					t.Errorf("only %d units were wanted, of %d", wanted, stock)
+					s.blame("only %d units were wanted, of %d", wanted, stock)
 				}
 				s.auditIn(mode, 0)
 			})

@@ -21,6 +21,7 @@ type row struct {
 	sold          int64
 	repeated      string // what shoppers were told that sends them again
 	ok            bool
+	wrong         []string
 }
 
 // report is the table of a run. It is printed when the test ends, and appended to the file that FAULTS_REPORT names.
@@ -55,7 +56,7 @@ func (r *report) add(v row) {
 	r.rows = append(r.rows, v)
 }
 
-// String is a Markdown table that can be read as it is.
+// String is a Markdown table that can be read as it is, and below it what went wrong: a log may be cut at its beginning.
 func (r *report) String() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -87,6 +88,11 @@ func (r *report) String() string {
 				b.WriteString("|" + strings.Repeat("-", w+2))
 			}
 			b.WriteString("|\n")
+		}
+	}
+	for _, v := range r.rows {
+		for _, what := range v.wrong {
+			fmt.Fprintf(&b, "\n%s, %s, seed %d: %s\n", v.wiring, v.fault, v.seed, what)
 		}
 	}
 	return b.String()

@@ -64,6 +64,7 @@ type system struct {
 	books  string // the inventory's database
 	orders string // the order service's database
 	known  []buyer
+	wrong  []string // what blame has said since the cell began
 	env    []string
 	stderr io.Writer // of the processes
 	client *http.Client
@@ -150,7 +151,8 @@ func (s *system) auditIn(mode string, letters int) {
 			OK            bool
 		}
 		if jerr := json.Unmarshal(out, &checks); jerr != nil || len(checks) < 18 {
-			s.t.Fatalf("audit: %v, %v\n%s", err, jerr, out)
+			s.blame("audit: %v, %v\n%s", err, jerr, out)
+			s.t.FailNow()
 		}
 		wrong = ""
 		for _, c := range checks {
@@ -166,7 +168,8 @@ func (s *system) auditIn(mode string, letters int) {
 			return
 		}
 		if time.Now().After(giveUp) {
-			s.t.Fatal("the books do not agree:" + wrong)
+			s.blame("the books do not agree:%s", wrong)
+			s.t.FailNow()
 		}
 	}
 }
@@ -259,8 +262,15 @@ func (p *process) end(sig syscall.Signal) {
 	late.Stop()
 	var exit *exec.ExitError
 	if err != nil && (sig != syscall.SIGKILL || !errors.As(err, &exit)) {
-		p.s.t.Errorf("%s after %s: %v", p.name, sig, err)
+		p.s.blame("%s after %s: %v", p.name, sig, err)
 	}
+}
+
+// blame fails the test, and remembers why for the report.
+func (s *system) blame(format string, args ...any) {
+	s.t.Helper()
+	s.wrong = append(s.wrong, fmt.Sprintf(format, args...))
+	s.t.Error(s.wrong[len(s.wrong)-1])
 }
 
 // until waits until something is so.
@@ -273,7 +283,8 @@ func (s *system) until(what string, bound time.Duration, so func() bool) {
 	for !so() {
 		select {
 		case <-ctx.Done():
-			s.t.Fatalf("after %s it is still not so that %s", bound, what)
+			s.blame("after %s it is still not so that %s", bound, what)
+			s.t.FailNow()
 		case <-tick.C:
 		}
 	}
