@@ -30,14 +30,15 @@ type Payments struct {
 	orders   OrderReader
 	flow     *Flow
 	patience time.Duration
+	load     underWay
 	clock    func() time.Time
 	log      *slog.Logger
 }
 
 // NewPayments returns the service's part. patience is how long the provider may take to answer
-// before the outcome counts as unknown.
-func NewPayments(store payment.Store, provider payment.Provider, orders OrderReader, flow *Flow, patience time.Duration, clock func() time.Time, log *slog.Logger) *Payments {
-	return &Payments{store: store, provider: provider, orders: orders, flow: flow, patience: patience, clock: clock, log: log}
+// before the outcome counts as unknown; most is how many payments may be under way.
+func NewPayments(store payment.Store, provider payment.Provider, orders OrderReader, flow *Flow, patience time.Duration, most int, clock func() time.Time, log *slog.Logger) *Payments {
+	return &Payments{store: store, provider: provider, orders: orders, flow: flow, patience: patience, load: underWay{most: int64(most)}, clock: clock, log: log}
 }
 
 // Payment is what became of a payment request. Not Decided means that it is under way: its
@@ -50,8 +51,13 @@ type Payment struct {
 
 // Pay pays an order. The same shopper, order and key are the same payment, charged once.
 // order.ErrNotFound, payment.ErrKeyReused, reservation.ErrExpired and ErrIllegalMove when the
-// order cannot be paid (any more). A decline is not an error: it is the payment's state.
+// order cannot be paid (any more). A decline is not an error: it is the payment's state. transport.ErrOverloaded, and nothing
+// is done, when as many are under way as may be.
 func (s *Payments) Pay(ctx context.Context, user, orderID id.ID, key, method, trace string) (Payment, error) {
+	s.load.came.Add(1)
+	if s.load.full() {
+		return Payment{}, transport.ErrOverloaded
+	}
 	pid := payment.NewID(user, orderID, key)
 	print := sha256.Sum256([]byte(method))
 	o, err := s.orders.Order(ctx, user, orderID)
@@ -71,6 +77,7 @@ func (s *Payments) Pay(ctx context.Context, user, orderID id.ID, key, method, tr
 	if !created {
 		return s.settled(p, true)
 	}
+	s.load.now.Add(1)
 	e, _ := payment.Follow(p)
 	s.flow.Follow(ctx, transport.Payment, []transport.Envelope{e})
 	if p, err = s.store.Find(ctx, pid); err != nil {
@@ -227,6 +234,10 @@ func (s *Payments) record(ctx context.Context, p payment.Payment, c payment.Char
 // machine decides who was first.
 func (s *Payments) advance(ctx context.Context, pid id.ID, from []payment.State, to payment.State, reason, ref string) (payment.Payment, error) {
 	p, err := s.store.Advance(ctx, payment.Step{Payment: pid, From: from, To: to, Reason: reason, ProviderRef: ref})
+	if err == nil && to != payment.Charging && (from[0] == payment.Requested || from[0] == payment.Charging) {
+		s.load.now.Add(-1)
+		s.load.done.Add(1)
+	}
 	if errors.Is(err, payment.ErrIllegalMove) {
 		return p, nil
 	}

@@ -59,7 +59,12 @@ func (d *desk) wire(log *slog.Logger) {
 	bus.Handle(transport.Order, func(context.Context, transport.Envelope) ([]transport.Envelope, error) { return nil, nil })
 	must(t, bus.Start(t.Context()))
 	flow := engine.NewFlow(bus, time.Second, log)
-	d.reserve = engine.NewReservations(d.admission, flow, d.ledger, false, time.Now, log)
+	d.reserve = engine.NewReservations(d.admission, flow, d.ledger, open(), false, time.Now, log)
+}
+
+// open is a throttle that turns nobody away.
+func open() *engine.Throttle {
+	return engine.NewThrottle(func(context.Context) (engine.Pressure, error) { return engine.Pressure{}, nil }, time.Now, slog.New(slog.DiscardHandler))
 }
 
 func noWait(ctx context.Context, _ time.Duration) error { return ctx.Err() }

@@ -24,6 +24,7 @@ type Reservations struct {
 	admission *Admission
 	flow      *Flow
 	read      ReservationReader
+	throttle  *Throttle
 	promise   bool
 	clock     func() time.Time
 	log       *slog.Logger
@@ -31,8 +32,8 @@ type Reservations struct {
 
 // NewReservations returns the use cases. promise says that the flow answers "accepted": a refusal
 // after that must be recorded as a decision.
-func NewReservations(admission *Admission, flow *Flow, read ReservationReader, promise bool, clock func() time.Time, log *slog.Logger) *Reservations {
-	return &Reservations{admission: admission, flow: flow, read: read, promise: promise, clock: clock, log: log}
+func NewReservations(admission *Admission, flow *Flow, read ReservationReader, throttle *Throttle, promise bool, clock func() time.Time, log *slog.Logger) *Reservations {
+	return &Reservations{admission: admission, flow: flow, read: read, throttle: throttle, promise: promise, clock: clock, log: log}
 }
 
 // Outcome is what became of a request. Not Decided means accepted: stored durably, it will be
@@ -47,6 +48,9 @@ type Outcome struct {
 // "reserved". A refusal is one of the reservation errors. ErrOverloaded means that nothing was reserved; ErrUncertain that nobody knows yet, and
 // that repeating the request with its key finds out.
 func (r *Reservations) Reserve(ctx context.Context, req reservation.Request, trace string) (Outcome, error) {
+	if !r.throttle.Enter() {
+		return Outcome{}, reservation.ErrOverloaded
+	}
 	claim, err := r.admission.Admit(ctx, req, trace, r.promise)
 	if err != nil {
 		return r.replay(ctx, req, err)

@@ -202,7 +202,7 @@ func openStreet(t *testing.T, shards int, wrap func(engine.GateKeeper) engine.Ga
 	bus := inproc.New()
 	bus.Handle(transport.Inventory, service.Handle)
 	must(t, bus.Start(t.Context()))
-	s.reserve = engine.NewReservations(admission, engine.NewFlow(bus, time.Second, log), s.ledger, false, time.Now, log)
+	s.reserve = engine.NewReservations(admission, engine.NewFlow(bus, time.Second, log), s.ledger, open(), false, time.Now, log)
 	return s
 }
 

@@ -109,10 +109,10 @@ func roles() []string {
 	return []string{"reservation", "inventory", "order", "payment", "catalog", "account", "notification"}
 }
 
-// newSite starts everything, each part connected directly to the others.
-func newSite(t *testing.T, mode string) *site {
+// newSite starts everything, each part connected directly to the others. Settings are NAME=value, instead of the suite's.
+func newSite(t *testing.T, mode string, settings ...string) *site {
 	t.Helper()
-	return startSite(t, mode, func(_ *site, _ string, port int) int { return port })
+	return startSite(t, mode, func(_ *site, _ string, port int) int { return port }, settings...)
 }
 
 // newWiredSite has the connections to the servers, and nginx's to the services, go through proxies.
@@ -127,7 +127,7 @@ func newWiredSite(t *testing.T, mode string) *site {
 }
 
 // startSite starts everything; by says at which port a part is found at the other end of a link.
-func startSite(t *testing.T, mode string, by func(s *site, link string, port int) int) *site {
+func startSite(t *testing.T, mode string, by func(s *site, link string, port int) int, settings ...string) *site {
 	t.Helper()
 	s := &site{mode: mode, dir: t.TempDir(), services: map[string]*process{}, port: testenv.FreePort(t), links: map[string]*wires{}, pause: hangFor(t), to: map[string][]string{}}
 	must(t, os.Chmod(s.dir, 0o755)) // nginx's workers and PostgreSQL are other users
@@ -162,6 +162,7 @@ func startSite(t *testing.T, mode string, by func(s *site, link string, port int
 		amqpURL = u.String()
 	}
 	s.system = systemOn(t, databaseURLs, shardURLs, amqpURL)
+	s.env = append(s.env, settings...)                                        // the last one counts
 	s.books, s.orders = s.postgres.URL("inventory"), s.postgres.URL("orders") // the tests look directly
 	for _, role := range roles() {
 		s.services[role] = s.process(mode, role)
@@ -418,11 +419,12 @@ func cells(t *testing.T, r *report, mode string, all []fault, wired bool) {
 	if testing.Short() {
 		all = slices.DeleteFunc(all, func(f fault) bool { return !f.short })
 	}
-	start := newSite
+	var s *site
 	if wired {
-		start = newWiredSite
+		s = newWiredSite(t, mode)
+	} else {
+		s = newSite(t, mode)
 	}
-	s := start(t, mode)
 	base := fmt.Sprintf("http://127.0.0.1:%d", s.port)
 	ann, probe := s.sale(base, 1000, 10*time.Second)
 	probes, seen := 0, map[string]int{}

@@ -62,11 +62,12 @@ type API struct {
 	ready    []func(context.Context) error
 	kinds    []mapping
 	rates    *rates // nil: no limit
+	paces    *paces
 }
 
 // New returns an API with health, problems and the OpenAPI document mounted.
 func New(cfg Config) *API {
-	a := &API{cfg: cfg, slots: make(chan struct{}, cfg.MaxRequests), streams: make(chan struct{}, maxStreams), inFlight: inFlight{keys: map[string]struct{}{}}, kinds: mappings()}
+	a := &API{cfg: cfg, slots: make(chan struct{}, cfg.MaxRequests), streams: make(chan struct{}, maxStreams), inFlight: inFlight{keys: map[string]struct{}{}}, kinds: mappings(), paces: newPaces(cfg.Clock)}
 	if cfg.ShopperRate > 0 {
 		a.rates = newRates(cfg.ShopperRate, cfg.Clock)
 	}
@@ -149,10 +150,12 @@ func (a *API) frame(c *fiber.Ctx) (err error) {
 			a.cfg.Log.ErrorContext(c.UserContext(), "handler panicked", "panic", p, "stack", string(debug.Stack()))
 			err = errors.New("panic")
 		}
+		route := route(c)
 		if err != nil {
 			err = a.fail(c, err)
+		} else {
+			a.paces.note(c.Method()+route, false)
 		}
-		route := route(c)
 		a.log(c, route, began)
 		answered(route, c.Response().StatusCode())
 	}()

@@ -198,6 +198,9 @@ func (a *API) fail(c *fiber.Ctx, err error) error {
 	if k.status == 401 {
 		c.Set("WWW-Authenticate", `Bearer realm="flashsale"`)
 	}
+	if again := a.paces.note(c.Method()+route(c), k.name == "overloaded"); again > 0 {
+		k.retry = again
+	}
 	if k.retry > 0 {
 		c.Set("Retry-After", strconv.Itoa(k.retry))
 	}

@@ -361,8 +361,11 @@ func (a *app) addInventory(context.Context) error {
 }
 
 func (a *app) addReservation(context.Context) error {
-	var reservations httpapi.Reservations = engine.NewReservations(a.admission(), a.flow, a.holdReader(), a.cfg.Mode == Async, a.clock, a.log)
+	throttle := engine.NewThrottle(engine.RemotePayments{To: a.wires}.Pressure, a.clock, a.log)
+	a.loops = append(a.loops, throttle.Run)
+	var reservations httpapi.Reservations = engine.NewReservations(a.admission(), a.flow, a.holdReader(), throttle, a.cfg.Mode == Async, a.clock, a.log)
 	if a.metrics != nil {
+		a.metrics.LetIn(throttle.Rate)
 		reservations = reserving{reservations, a.metrics.Reserved}
 	}
 	a.api.MountReservations(reservations)
@@ -399,8 +402,15 @@ func (a *app) addPayment(context.Context) error {
 	}
 	provider = a.fail.provider(provider)
 	var orders engine.OrderReader = engine.RemoteOrders{To: a.wires}
-	payments := engine.NewPayments(a.trace.Payments(a.stores.payments), a.trace.Provider(provider), orders, a.flow, a.cfg.PaymentPatience, a.clock, a.log)
-	a.here(transport.Payment, payments.Handle, a.stores.payments, nil)
+	payments := engine.NewPayments(a.trace.Payments(a.stores.payments), a.trace.Provider(provider), orders, a.flow, a.cfg.PaymentPatience, a.cfg.MaxPaying, a.clock, a.log)
+	a.here(transport.Payment, payments.Handle, a.stores.payments, payments.Answer)
+	a.loops = append(a.loops, payments.Look)
+	if a.metrics != nil {
+		a.metrics.Paying(func() (now, most int) {
+			p := payments.Pressure()
+			return p.UnderWay, p.Most
+		})
+	}
 	a.audit.Payments, a.audit.Provider = a.stores.payments, provider
 	a.audit.Own = append(a.audit.Own, a.stores.payments)
 	a.api.MountPayments(payments)

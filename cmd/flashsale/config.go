@@ -57,6 +57,7 @@ type Config struct {
 	ExpireEvery    time.Duration
 	KeepEvery      time.Duration
 	ShardDeadAfter time.Duration
+	MaxPaying      int // payments under way at the same time, in all processes; beyond it 503
 	MaxUnpaid      int // holds of one shopper, over all sales; 0: any number
 	ShopperRate    int // requests of one shopper a second; 0: any number
 	DrainFor       time.Duration
@@ -139,6 +140,7 @@ func (c *Config) settings() []setting {
 		{name: "operator-password", env: "OPERATOR_PASSWORD", secret: true, help: "the first operator's password", value: (*textValue)(&c.OperatorPassword)},
 		{name: "request-timeout", help: "bound on one request", value: (*durationValue)(&c.RequestTimeout)},
 		{name: "max-requests", help: "requests under way at the same time; beyond it 503", value: &intValue{&c.MaxRequests}},
+		{name: "max-paying", help: "payments under way at the same time, in all processes; beyond it 503, and from three quarters of it on reservations are turned away, too", value: &intValue{&c.MaxPaying}},
 		{name: "max-unpaid", help: "reservations that a shopper may hold unpaid at the same time, over all sales; 0 for any number", value: &intValue{&c.MaxUnpaid}},
 		{name: "shopper-rate", help: "requests a second that a shopper may send to this process, four seconds' worth at once; beyond it 429; 0 for any number", value: &intValue{&c.ShopperRate}},
 		{name: "pending-for", help: "how long a take may stay undecided before the ledger is asked", value: (*durationValue)(&c.PendingFor)},
@@ -180,7 +182,7 @@ func defaults() Config {
 		Mode: Sync, Roles: allRoles(), Listen: "127.0.0.1:8080", Data: "./data", DatabaseConns: 16, Shards: 4,
 		AccessTTL: 15 * time.Minute, PasswordMemory: 19 << 10, PasswordSlots: 2,
 		OperatorEmail:  "operator@example.com",
-		RequestTimeout: 10 * time.Second, MaxRequests: 4096, MaxUnpaid: 10, ShopperRate: 50, PendingFor: 30 * time.Second,
+		RequestTimeout: 10 * time.Second, MaxRequests: 4096, MaxPaying: 512, MaxUnpaid: 10, ShopperRate: 50, PendingFor: 30 * time.Second,
 		ExpireEvery: 250 * time.Millisecond, KeepEvery: 250 * time.Millisecond, ShardDeadAfter: 10 * time.Second, DrainFor: 20 * time.Second, DrainNotice: time.Second,
 		PaymentLatency: 20 * time.Millisecond, PaymentPatience: 3 * time.Second, ProbeAfter: 5 * time.Second, SweepAfter: 30 * time.Second,
 		MailFrom: "shop@example.com", TraceRatio: 0.01, TraceSlow: time.Second, LogLevel: "info", LogFormat: "text",
@@ -380,7 +382,7 @@ func (c *Config) validate() error {
 	if c.PaymentDeclineRate+c.PaymentTimeoutRate+c.PaymentLostReplyRate > 1 {
 		bad("the payment rates add up to more than 1; lower them")
 	}
-	for name, n := range map[string]int{"max-requests": c.MaxRequests, "database-conns": c.DatabaseConns, "password-slots": c.PasswordSlots} {
+	for name, n := range map[string]int{"max-requests": c.MaxRequests, "max-paying": c.MaxPaying, "database-conns": c.DatabaseConns, "password-slots": c.PasswordSlots} {
 		if n < 1 {
 			bad("%s is %d; set 1 or more", name, n)
 		}

@@ -468,6 +468,8 @@ const (
 	probeAge  = 4 * time.Second
 	sweepAge  = 6 * time.Second
 	stepBound = 15 * time.Second
+	// mostPaying is more than there are shoppers: nobody is turned away.
+	mostPaying = 1000
 	// restWithin is how long the engine may take to come to rest when nothing breaks any more.
 	restWithin = time.Minute
 )

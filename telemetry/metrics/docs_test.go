@@ -16,6 +16,8 @@ import (
 func all() *Metrics {
 	m := New("all", "sync", slog.New(slog.DiscardHandler))
 	m.Busy(func() int { return 0 }, 1)
+	m.Paying(func() (int, int) { return 0, 1 })
+	m.LetIn(func() float64 { return 0 })
 	m.Peer("order", func() float64 { return 0 }, func() int { return 0 }, 1)
 	return m
 }

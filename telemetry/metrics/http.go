@@ -81,6 +81,17 @@ func (m *Metrics) Busy(busy func() int, most int) {
 	m.function("flashsale_http_requests_limit", "Requests of the public API that may be under way; beyond it 503.", func() float64 { return float64(most) })
 }
 
+// Paying reports how many payments are under way in all processes, and how many may be.
+func (m *Metrics) Paying(paying func() (now, most int)) {
+	m.function("flashsale_payments_in_flight", "Payments without an outcome, of all processes, as this one knows.", func() float64 { now, _ := paying(); return float64(now) })
+	m.function("flashsale_payments_limit", "Payments that may be under way; beyond it 503.", func() float64 { _, most := paying(); return float64(most) })
+}
+
+// LetIn reports how many reservations a second are let in.
+func (m *Metrics) LetIn(rate func() float64) {
+	m.function("flashsale_reservations_rate_limit", "Reservations a second that this process lets in while payments are under pressure; 0 for as many as come.", rate)
+}
+
 // function is a gauge that is read when Prometheus asks.
 func (m *Metrics) function(name, help string, read func() float64) {
 	m.note(name, "gauge", help, nil)

@@ -1,0 +1,194 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"flashsale/payment"
+	"flashsale/transport"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A shopper who is let in and cannot pay has cost more than one who is turned away at once: when payments are as many as
+// can be made, each further hold only takes from them. So the payment service bounds what it has under way, and the
+// reservation service, which asks it, lets in no more than it gets done.
+
+// Pressure is what a service has under way, and the most that it takes on.
+type Pressure struct {
+	UnderWay int     `json:"under_way"`
+	Most     int     `json:"most"`
+	Came     float64 `json:"came"` // a second, to the process that is asked, repetitions included
+	Done     float64 `json:"done"` // a second, in that process
+}
+
+// underWay counts payments without an outcome, over all processes. It is as exact as a bound must be: between two looks
+// at the store a process knows of its own only.
+type underWay struct {
+	most       int64
+	now        atomic.Int64
+	came, done atomic.Int64 // since the last look
+
+	mu     sync.Mutex
+	looked time.Time
+	last   Pressure
+}
+
+func (u *underWay) full() bool { return u.now.Load() >= u.most }
+
+// look takes over what the store has.
+func (u *underWay) look(n int, now time.Time) {
+	u.now.Store(int64(n))
+	came, done := u.came.Swap(0), u.done.Swap(0)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	past := max(now.Sub(u.looked), time.Millisecond).Seconds() // the clock may have been set back
+	u.looked = now
+	u.last.Came, u.last.Done = float64(came)/past, float64(done)/past
+}
+
+// Pressure returns the payments under way, and how many may be.
+func (s *Payments) Pressure() Pressure {
+	s.load.mu.Lock()
+	defer s.load.mu.Unlock()
+	p := s.load.last
+	p.UnderWay, p.Most = int(max(s.load.now.Load(), 0)), int(s.load.most)
+	return p
+}
+
+// lookEvery is how often pressure is looked at, and asked for.
+const lookEvery = 250 * time.Millisecond
+
+// Look counts the payments under way in the store each quarter of a second, until ctx ends.
+func (s *Payments) Look(ctx context.Context) error {
+	return every(ctx, s.log, lookEvery, "look at payments under way", s.LookOnce)
+}
+
+// LookOnce counts the payments under way in the store.
+func (s *Payments) LookOnce(ctx context.Context) error {
+	ps, err := s.store.Stuck(ctx, []payment.State{payment.Requested, payment.Charging}, 0, int(s.load.most))
+	if err == nil {
+		s.load.look(len(ps), s.clock())
+	}
+	return err
+}
+
+const askPressure = "payment.pressure"
+
+// Answer is the transport.Answerer of the service.
+func (s *Payments) Answer(_ context.Context, q transport.Question) (json.RawMessage, error) {
+	if q.Name != askPressure {
+		return nil, transport.Permanent(fmt.Errorf("engine: payment has no answer to %q", q.Name))
+	}
+	return json.Marshal(s.Pressure())
+}
+
+// RemotePayments asks the payment service.
+type RemotePayments struct{ To transport.Asker }
+
+// Pressure returns what the service has under way.
+func (r RemotePayments) Pressure(ctx context.Context) (Pressure, error) {
+	return ask[Pressure](ctx, r.To, transport.Payment, askPressure, struct{}{})
+}
+
+// Throttle bounds how many reservations a second are let in, while payments are under pressure.
+type Throttle struct {
+	ask   func(context.Context) (Pressure, error)
+	clock func() time.Time
+	log   *slog.Logger
+
+	mu     sync.Mutex
+	rate   float64 // a second; 0: any number
+	tokens float64 // of what may be let in now; a quarter of a second's at most
+	filled time.Time
+	in     int // since the last look
+	came   int
+	looked time.Time
+}
+
+// NewThrottle returns a Throttle that lets in everybody until Run hears of pressure.
+func NewThrottle(pressure func(context.Context) (Pressure, error), clock func() time.Time, log *slog.Logger) *Throttle {
+	return &Throttle{ask: pressure, clock: clock, log: log, looked: clock()}
+}
+
+// Enter reports whether one more is let in.
+func (t *Throttle) Enter() bool {
+	now := t.clock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.came++
+	if t.rate > 0 {
+		t.tokens = min(t.tokens+t.rate*max(now.Sub(t.filled), 0).Seconds(), max(1, t.rate*lookEvery.Seconds()))
+		t.filled = now
+		if t.tokens < 1 {
+			return false
+		}
+		t.tokens--
+	}
+	t.in++
+	return true
+}
+
+// Rate returns how many a second are let in; 0: any number.
+func (t *Throttle) Rate() float64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.rate
+}
+
+// Run asks for the pressure until ctx ends.
+func (t *Throttle) Run(ctx context.Context) error {
+	return every(ctx, t.log, lookEvery, "throttle", func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, 4*lookEvery)
+		defer cancel()
+		p, err := t.ask(ctx)
+		if err != nil {
+			p = Pressure{} // who does not answer has no say: reserving goes on while nobody can pay
+		}
+		t.look(ctx, p)
+		return err
+	})
+}
+
+// How the rate follows the pressure: held where three quarters of what may be under way is, and changed by this much a
+// look at most.
+const (
+	wantedPressure = 0.75
+	slowest        = 0.7
+	fastest        = 1.15
+	leastRate      = 1.0
+)
+
+func (t *Throttle) look(ctx context.Context, p Pressure) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := t.clock()
+	past := now.Sub(t.looked).Seconds()
+	if past <= 0 { // the clock was set back
+		t.looked = now
+		return
+	}
+	in, came := float64(t.in)/past, float64(t.came)/past
+	t.in, t.came, t.looked = 0, 0, now
+	pressure := 0.0
+	if p.Most > 0 {
+		pressure = float64(p.UnderWay) / float64(p.Most)
+	}
+	change := max(slowest, min(fastest, 1+2*(1-slowest)*(wantedPressure-pressure)))
+	switch {
+	case t.rate == 0 && pressure <= wantedPressure:
+	case t.rate == 0: // as many fewer as payments get done of those that come: the next ones are on their way already
+		if p.Came > p.Done {
+			in *= p.Done / p.Came
+		}
+		t.rate, t.filled = max(leastRate, in), now
+		t.log.WarnContext(ctx, "reservations are let in no faster than payments get done", "payments", p.UnderWay, "of", p.Most, "a_second", int(t.rate))
+	case pressure <= wantedPressure && t.rate > 2*came+leastRate: // nobody is turned away
+		t.rate = 0
+		t.log.InfoContext(ctx, "reservations are let in as they come")
+	default:
+		t.rate = max(leastRate, t.rate*change)
+	}
+}

@@ -1,0 +1,158 @@
+package engine_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flashsale/engine"
+	"flashsale/id"
+	"flashsale/money"
+	"flashsale/order"
+	"flashsale/payment"
+	"flashsale/payment/sqlitepayment"
+	"flashsale/testenv/databases"
+	"flashsale/transport"
+	"fmt"
+	"log/slog"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// till makes payments: so many a second get done, and so many may be under way.
+type till struct {
+	perSecond, under, done, came float64
+	turned                       float64 // away, for there were as many as may be
+	most                         int
+	away                         bool // nobody answers for it
+}
+
+func (p *till) pressure(context.Context) (engine.Pressure, error) {
+	if p.away {
+		return engine.Pressure{}, transport.ErrUnavailable
+	}
+	return engine.Pressure{UnderWay: int(p.under), Most: p.most, Came: p.came, Done: p.perSecond}, nil
+}
+
+// run has shoppers come for some time, at a rate, to several throttles; who is let in pays at once. It returns how many
+// came, were let in, and have paid, a second.
+func (p *till) run(throttles []*engine.Throttle, rate float64, d time.Duration) (came, in, paid float64) {
+	const step = 10 * time.Millisecond
+	before, due := p.done, 0.0
+	for range d / step {
+		time.Sleep(step) // in the bubble: the throttles look in between
+		entered := 0.0
+		for due += rate * step.Seconds(); due >= 1; due-- {
+			came++
+			if throttles[int(came)%len(throttles)].Enter() {
+				entered++
+			}
+		}
+		in += entered
+		p.came = entered / step.Seconds()
+		p.under += entered
+		if over := p.under - float64(p.most); over > 0 {
+			p.under, p.turned = p.under-over, p.turned+over
+		}
+		now := min(p.under, p.perSecond*step.Seconds())
+		p.under, p.done = p.under-now, p.done+now
+	}
+	return came / d.Seconds(), in / d.Seconds(), (p.done - before) / d.Seconds()
+}
+
+// TestThrottle: with less to do than can be done everybody is let in; with three and with ten times as much nearly as many
+// are let in as can pay, whatever the number of processes, and payments never wait long; behind it everybody is let in
+// again; and while nobody can be asked nobody is turned away.
+func TestThrottle(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		processes int
+		perSecond float64
+	}{{1, 200}, {2, 200}, {4, 50}, {2, 3000}} {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			p := &till{perSecond: c.perSecond, most: 512}
+			var all []*engine.Throttle
+			for range c.processes {
+				th := engine.NewThrottle(p.pressure, time.Now, slog.New(slog.DiscardHandler))
+				go func() { _ = th.Run(ctx) }()
+				all = append(all, th)
+			}
+			if came, in, _ := p.run(all, 0.8*c.perSecond, 20*time.Second); in != came {
+				t.Errorf("%+v: of %.0f a second only %.0f are let in on a quiet day", c, came, in)
+			}
+			for _, times := range []float64{3, 10} {
+				_, _, _ = p.run(all, times*c.perSecond, 5*time.Second) // until it is known
+				p.turned, p.done = 0, 0
+				if _, in, paid := p.run(all, times*c.perSecond, time.Minute); paid < 0.95*c.perSecond || in > 1.1*c.perSecond {
+					t.Errorf("%+v: at %.0f times as many: %.0f a second are let in, and %.0f pay", c, times, in, paid)
+				}
+				if p.turned > 0.02*p.done {
+					t.Errorf("%+v: at %.0f times as many %.0f are let in and cannot pay, and %.0f pay", c, times, p.turned, p.done)
+				}
+			}
+			_, _, _ = p.run(all, 0.5*c.perSecond, 20*time.Second)
+			if came, in, _ := p.run(all, 0.5*c.perSecond, 10*time.Second); in != came {
+				t.Errorf("%+v: behind it only %.0f of %.0f a second are let in", c, in, came)
+			}
+			_, _, _ = p.run(all, 3*c.perSecond, 5*time.Second)
+			p.away, p.perSecond = true, 0
+			_, _, _ = p.run(all, 3*c.perSecond, 20*time.Second)
+			if came, in, _ := p.run(all, 3*c.perSecond, 10*time.Second); in != came {
+				t.Errorf("%+v: while nobody can be asked only %.0f of %.0f a second are let in", c, in, came)
+			}
+		})
+	}
+}
+
+// nobodys has no orders.
+type nobodys struct{}
+
+func (nobodys) Order(context.Context, id.ID, id.ID) (order.Order, error) {
+	return order.Order{}, order.ErrNotFound
+}
+
+// TestMostPaying: when as many payments are under way as may be, in whatever process they began, a further one is turned
+// away and leaves no trace; and is taken on when one of them has an outcome.
+func TestMostPaying(t *testing.T) {
+	t.Parallel()
+	db := databases.SQLite(t, sqlitepayment.Migrations)
+	store := sqlitepayment.New(db, time.Now)
+	log := slog.New(slog.DiscardHandler)
+	s := engine.NewPayments(store, nil, nobodys{}, engine.NewFlow(nil, time.Second, log), time.Second, 2, time.Now, log)
+	user := id.Derive("user")
+	pay := func(want error) {
+		t.Helper()
+		must(t, s.LookOnce(t.Context()))
+		if _, err := s.Pay(t.Context(), user, id.Derive("order"), "key", "tok_ok", ""); !errors.Is(err, want) {
+			t.Fatalf("pay with %+v: %v, want %v", s.Pressure(), err, want)
+		}
+	}
+	var begun []id.ID
+	for n := range 2 { // of another process
+		pay(order.ErrNotFound) // it was taken on: there is no such order
+		p, _, err := store.Begin(t.Context(), payment.Payment{ID: id.Derive("payment", fmt.Sprint(n)), Order: id.Derive("order", fmt.Sprint(n)), User: user, Amount: money.Money{Amount: 1, Currency: "EUR"}, State: payment.Requested})
+		must(t, err)
+		begun = append(begun, p.ID)
+	}
+	pay(transport.ErrOverloaded)
+	if p := s.Pressure(); p.UnderWay != 2 || p.Most != 2 || p.Came == 0 {
+		t.Errorf("the pressure is %+v", p)
+	}
+	_, err := store.Advance(t.Context(), payment.Step{Payment: begun[0], From: []payment.State{payment.Requested}, To: payment.Charging})
+	must(t, err)
+	pay(transport.ErrOverloaded)
+	_, err = store.Advance(t.Context(), payment.Step{Payment: begun[0], From: []payment.State{payment.Charging}, To: payment.Captured})
+	must(t, err)
+	pay(order.ErrNotFound)
+	b, err := s.Answer(t.Context(), transport.Question{Name: "payment.pressure", Data: []byte("{}")})
+	must(t, err)
+	var told engine.Pressure
+	if must(t, json.Unmarshal(b, &told)); told.UnderWay != 1 || told.Most != 2 {
+		t.Errorf("others are told %s", b)
+	}
+	if _, err := s.Answer(t.Context(), transport.Question{Name: "payment.nothing"}); !transport.IsPermanent(err) {
+		t.Errorf("an unknown question: %v", err)
+	}
+}

@@ -1,0 +1,328 @@
+//go:build faults
+
+package faults
+
+import (
+	"context"
+	"flashsale/bench/journey"
+	"flashsale/id"
+	"flashsale/reservation"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// What an overload may do, for as long as it lasts. Buyers who are let in are served within these bounds, and behind it
+// one buyer alone is served at once again.
+const (
+	reserveBound = 6 * time.Second  // p99 of those who get a unit
+	buyBound     = 25 * time.Second // p99 until it is paid for
+	againBound   = 15 * time.Second // after the last arrival
+	alone        = 2 * time.Second  // one purchase on a quiet system
+	rushHold     = 30 * time.Second
+)
+
+// rush is a crowd of buyers who each want one unit and pay for it. Who is turned away when asking for the unit leaves; who
+// has it tries to pay for as long as it is held, at the times that the answers say.
+type rush struct {
+	*load
+	mu        sync.Mutex
+	bought    int
+	left      int
+	reserving []time.Duration // of those who got a unit
+	buying    []time.Duration // of those who paid for it
+}
+
+// again returns how long an answer that is none yet says to wait, or false when it is one.
+func (r *rush) again(step string, a answer) (time.Duration, bool) {
+	if a.status != http.StatusServiceUnavailable && a.kind != "in-flight" {
+		return 0, false
+	}
+	r.troubled(step + " " + a.kind)
+	secs, err := strconv.Atoi(a.header.Get("Retry-After"))
+	if err != nil || secs < 1 {
+		r.mistake("%s: %v says nothing of when to come again", step, a)
+		secs = 1
+	}
+	return time.Duration(secs) * time.Second, true
+}
+
+// look asks for something until it is decided.
+func (r *rush) look(ctx context.Context, token, at string, undecided ...string) (answer, bool) {
+	for giveUp := time.Now().Add(patience); time.Now().Before(giveUp); {
+		a, err := r.send(ctx, token, "GET", at, nil)
+		wait, busy := r.again("look", a)
+		switch {
+		case ctx.Err() != nil:
+			return a, false
+		case err != nil:
+			r.mistake("look at %s: %v", at, err)
+			return a, false
+		case !busy && !slices.Contains(undecided, a.State):
+			return a, true
+		case !busy:
+			wait = 200 * time.Millisecond
+		}
+		if pause(ctx, wait) != nil {
+			return a, false
+		}
+	}
+	r.mistake("%s is not decided in %s", at, patience)
+	return answer{}, false
+}
+
+// buy is what one buyer does.
+func (r *rush) buy(ctx context.Context, who buyer, key string) {
+	rid := reservation.Request{User: who.id, Key: key}.ID()
+	r.load.mu.Lock()
+	r.wishes[rid] = wish{buyer: who, key: key, quantity: 1, asked: time.Now()}
+	r.load.mu.Unlock()
+	began := time.Now()
+	a, err := r.send(ctx, who.token, "POST", "/api/v1/reservations", wants(r.sale), "Idempotency-Key", key, "Prefer", "wait=5")
+	if err != nil {
+		r.mistake("reserve: %v", err)
+		r.note(rid, "reserve", "silence")
+		return
+	}
+	if _, turned := r.again("reserve", a); turned {
+		answer := "refused"
+		if a.kind != "overloaded" { // it may be held all the same
+			answer = "silence"
+		}
+		r.note(rid, "reserve", answer)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.left++
+		return
+	}
+	if a.status == http.StatusAccepted {
+		r.note(rid, "reserve", "accepted")
+		var done bool
+		if a, done = r.look(ctx, who.token, "/api/v1/reservations/"+rid.String(), "requested"); !done {
+			return
+		}
+	}
+	switch {
+	case a.State == string(reservation.Expired):
+		r.note(rid, "reserve", "over")
+		return
+	case a.State != string(reservation.Held) || a.ID != rid:
+		r.mistake("reserve %s: %v", rid, a)
+		r.note(rid, "reserve", "silence")
+		return
+	}
+	r.note(rid, "reserve", "held")
+	reserved := time.Since(began)
+	for busy := true; busy; {
+		var wait time.Duration
+		if a, err = r.send(ctx, who.token, "POST", "/api/v1/orders/"+rid.String()+"/payments", map[string]string{"method": "tok_ok"}, "Idempotency-Key", "pay-"+key); err != nil {
+			r.mistake("pay: %v", err)
+			r.note(rid, "pay", "silence")
+			return
+		}
+		if wait, busy = r.again("pay", a); busy && pause(ctx, wait) != nil {
+			return
+		}
+	}
+	if a.status == http.StatusAccepted {
+		var done bool
+		if a, done = r.look(ctx, who.token, a.header.Get("Location"), "requested", "charging", "unknown", "refunding"); !done {
+			r.note(rid, "pay", "accepted")
+			return
+		}
+	}
+	switch {
+	case a.State == "captured":
+		r.note(rid, "pay", "captured")
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.bought++
+		r.reserving, r.buying = append(r.reserving, reserved), append(r.buying, time.Since(began))
+	case a.status == http.StatusGone || a.State == "refused" || a.State == "refunded":
+		r.note(rid, "pay", "over")
+	default:
+		r.mistake("pay for %s: %v", rid, a)
+		r.note(rid, "pay", "silence")
+	}
+}
+
+// shift is what a rush did in some time.
+type shift struct {
+	bought, left    int
+	reserve, buying time.Duration // p99
+	trouble         string
+}
+
+// done returns what the rush did since it was asked last.
+func (r *rush) done() shift {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.load.mu.Lock()
+	defer r.load.mu.Unlock()
+	s := shift{r.bought, r.left, p99(r.reserving), p99(r.buying), list(r.trouble)}
+	r.bought, r.left, r.reserving, r.buying, r.trouble = 0, 0, nil, nil, map[string]int{}
+	return s
+}
+
+func p99(ds []time.Duration) time.Duration {
+	if len(ds) == 0 {
+		return 0
+	}
+	slices.Sort(ds)
+	return ds[len(ds)*99/100]
+}
+
+func (s shift) String() string {
+	return fmt.Sprintf("%d bought, %d turned away; p99 of reserving %s, of buying %s; told to repeat: %s",
+		s.bought, s.left, s.reserve.Round(time.Millisecond), s.buying.Round(time.Millisecond), s.trouble)
+}
+
+// cpu is what this process has used: the load comes from the same machine.
+func cpu(t *testing.T) time.Duration {
+	t.Helper()
+	var u syscall.Rusage
+	must(t, syscall.Getrusage(syscall.RUSAGE_SELF, &u))
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// TestOverload: buyers come at three and at ten times the rate at which the system sells and is paid at its best, for a
+// minute each, whatever it answers. It goes on selling nearly as much as at its best (0.8; with -short, where others use
+// the machine, 0.4 of it, in the synchronous wiring at three times), who is let in is served in bounded time, everybody
+// else is told at once when to come again, and behind it one buyer alone is served as before. The settings are the
+// product's own.
+func TestOverload(t *testing.T) {
+	rep := newReport(t)
+	modes, times, window, least := []string{"sync", "async"}, []int{3, 10}, time.Minute, 0.8
+	if testing.Short() {
+		modes, times, window, least = modes[:1], times[:1], 12*time.Second, 0.4
+	}
+	for _, mode := range modes {
+		t.Run(mode, func(t *testing.T) {
+			s := newSite(t, mode, "FLASHSALE_DATABASE_CONNS=16", "FLASHSALE_PAYMENT_PATIENCE=3s", "FLASHSALE_PAYMENT_LATENCY=20ms",
+				"FLASHSALE_PAYMENT_LOST_REPLY_RATE=0", "FLASHSALE_PENDING_FOR=30s", "FLASHSALE_SWEEP_AFTER=30s", "FLASHSALE_PROBE_AFTER=5s",
+				"FLASHSALE_EXPIRE_EVERY=250ms", "FLASHSALE_KEEP_EVERY=250ms", "GOMAXPROCS=1")
+			base := fmt.Sprintf("http://127.0.0.1:%d", s.port)
+			crowd, plain := s.buyers(base)
+			buyers := slices.Concat(crowd, plain)
+			r := s.rush(base)
+			best := 0.0
+			for n, workers := range []int{64, 64, 128, 256} { // the first warms up
+				const round = 6 * time.Second
+				before := r.counted()
+				began := time.Now()
+				var all sync.WaitGroup
+				for w := range workers {
+					all.Go(func() {
+						for k := 0; time.Since(began) < round; k++ {
+							r.buy(t.Context(), buyers[(w+k)%len(buyers)], fmt.Sprintf("%s-best-%d-%d-%d", r.sale.SKU, n, w, k))
+						}
+					})
+				}
+				s.hold(round)
+				rate := float64(r.counted()-before) / time.Since(began).Seconds()
+				all.Wait()
+				t.Logf("%d buyers at a time: %.0f a second; %s", workers, rate, r.done())
+				if n > 0 {
+					best = max(best, rate)
+				}
+			}
+			s.agrees(r)
+			for _, more := range times {
+				t.Run(fmt.Sprintf("%d times", more), func(t *testing.T) {
+					outer := s.t
+					s.t, s.wrong = t, nil
+					defer func() { s.t = outer }()
+					r := s.rush(base)
+					v := row{wiring: mode, fault: fmt.Sprintf("%d times the capacity", more), seed: 1}
+					began, used := time.Now(), cpu(t)
+					defer func() {
+						v.ok, v.wrong, v.total = !t.Failed(), s.wrong, time.Since(began)
+						rep.add(v)
+					}()
+					rate := best * float64(more)
+					var all sync.WaitGroup
+					for n := 0; ; n++ {
+						at := time.Duration(float64(n) / rate * float64(time.Second))
+						if at >= window || pause(t.Context(), time.Until(began.Add(at))) != nil {
+							break
+						}
+						all.Go(func() { r.buy(t.Context(), buyers[n%len(buyers)], fmt.Sprintf("%s-%d-%d", r.sale.SKU, more, n)) })
+					}
+					late, spent := time.Since(began)-window, cpu(t)-used
+					in := r.done()
+					goodput := float64(in.bought) / time.Since(began).Seconds() / best
+					ended := time.Now()
+					for n, quick := 0, false; !quick; n++ {
+						one := time.Now()
+						r.buy(t.Context(), buyers[n%len(buyers)], fmt.Sprintf("%s-alone-%d", r.sale.SKU, n))
+						quick = time.Since(one) < alone && r.done().left == 0
+						if time.Since(ended) > againBound {
+							s.blame("%s after the last arrival one buyer alone is not served within %s", againBound, alone)
+							break
+						}
+					}
+					v.back = time.Since(ended)
+					all.Wait()
+					t.Logf("%.0f a second come, for %s (%.1f s late; the load took %.1f s of CPU): %.2f of the best; %s; served again after %s; the last were done after %s",
+						rate, window, late.Seconds(), spent.Seconds(), goodput, in, v.back.Round(time.Millisecond), time.Since(ended).Round(time.Millisecond))
+					v.sold, v.repeated = int64(in.bought), in.trouble
+					if goodput < least {
+						s.blame("at %d times the capacity %.2f of the best is sold, want %.2f", more, goodput, least)
+					}
+					if in.reserve > reserveBound || in.buying > buyBound {
+						s.blame("who is let in waits %s for a unit and %s until it is paid for (p99), more than %s and %s", in.reserve, in.buying, reserveBound, buyBound)
+					}
+					s.agrees(r)
+				})
+			}
+			s.auditIn(mode, 0)
+		})
+	}
+}
+
+// rush opens a sale with more than anybody can buy.
+func (s *site) rush(base string) *rush {
+	s.t.Helper()
+	sale, err := journey.OpenSale(s.t.Context(), journey.Crowd{Base: base, Operator: operator, Password: password, Stock: 1_000_000, Units: 1, Limit: 1000, Hold: rushHold, Client: s.client})
+	must(s.t, err)
+	l := &load{
+		s: s.system, base: base, sale: sale, client: &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 4096}},
+		wishes: map[id.ID]wish{}, trouble: map[string]int{}, counts: map[string]int{},
+	}
+	s.t.Cleanup(l.client.CloseIdleConnections)
+	return &rush{load: l}
+}
+
+// counted is how many have bought since done was asked.
+func (r *rush) counted() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.bought
+}
+
+// hold waits.
+func (s *site) hold(d time.Duration) { _ = pause(s.t.Context(), d) }
+
+// agrees holds what the buyers were told against the ledger, once every hold is paid for or over.
+func (s *site) agrees(r *rush) {
+	s.t.Helper()
+	var got map[id.ID]fact
+	s.until("every hold is paid for or over", rushHold+30*time.Second, func() bool {
+		_ = pause(s.t.Context(), 200*time.Millisecond) // each look reads the whole sale
+		got = s.ledger(r.sale)
+		return !slices.ContainsFunc(slices.Collect(maps.Values(got)), func(f fact) bool { return f.state == reservation.Held || f.state == reservation.Paying })
+	})
+	r.load.mu.Lock()
+	wrong := append(slices.Clone(r.wrong), compare(r.wishes, r.log, got)...)
+	r.load.mu.Unlock()
+	if len(wrong) > 0 {
+		s.blame("%d mistakes:\n%s", len(wrong), strings.Join(wrong[:min(len(wrong), 12)], "\n"))
+	}
+}

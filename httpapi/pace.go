@@ -1,0 +1,58 @@
+package httpapi
+
+import (
+	"math/rand/v2"
+	"sync"
+	"time"
+)
+
+// paces says of each route when those who are turned away for overload should come again: all at once, a second later,
+// they would be the next overload.
+type paces struct {
+	clock func() time.Time
+	mu    sync.Mutex
+	of    map[string]*pace // by route: there are some dozens
+}
+
+// pace is what a route did in the last seconds.
+type pace struct {
+	began      time.Time // of the window
+	away, done int       // in the window so far
+	lastAway   int       // in the window before
+	lastDone   int
+}
+
+const (
+	paceWindow = time.Second
+	longest    = 30 // seconds that somebody is told to wait
+)
+
+func newPaces(clock func() time.Time) *paces { return &paces{clock: clock, of: map[string]*pace{}} }
+
+// note counts an answer, and returns after how many seconds one that is turned away should come again: as long as the
+// others who were turned away take at the rate at which requests get done, half of it to one and a half.
+func (p *paces) note(route string, away bool) int {
+	now := p.clock()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	v := p.of[route]
+	if v == nil {
+		v = &pace{began: now}
+		p.of[route] = v
+	}
+	if past := now.Sub(v.began); past < 0 || past >= paceWindow {
+		v.lastAway, v.lastDone = v.away, v.done
+		if past < 0 || past >= 2*paceWindow {
+			v.lastAway, v.lastDone = 0, 0
+		}
+		v.began, v.away, v.done = now, 0, 0
+	}
+	if !away {
+		v.done++
+		return 0
+	}
+	v.away++
+	turns := (v.away + v.lastAway) / max(v.done+v.lastDone, 1)
+	wait := max(1, min(turns, longest*2/3))
+	return wait - wait/2 + rand.IntN(wait/2*2+1)
+}
