@@ -3,13 +3,16 @@ package testenv
 import (
 	"context"
 	"encoding/csv"
+	"flashsale/bench/testbed"
 	"flashsale/id"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -21,6 +24,7 @@ const InfluxURLVar = "FLASHSALE_TEST_INFLUX_URL"
 type InfluxDB struct {
 	URL    string
 	Bucket string // the database and its retention policy, as the 2.x API writes them
+	token  string // user:password, when it asks for one
 }
 
 // Influx creates a database. It is dropped after the test.
@@ -39,6 +43,41 @@ func Influx(t testing.TB) InfluxDB {
 	}
 	exec("CREATE DATABASE " + name)
 	t.Cleanup(func() { exec("DROP DATABASE " + name) })
+	return db
+}
+
+// InfluxOf starts an InfluxDB of the test's own that knows one user and lets nobody else in, with an empty database. It ends with the test.
+func InfluxOf(t testing.TB, user, password string) InfluxDB {
+	t.Helper()
+	bin, err := testbed.BuildInflux(t.Context())
+	if err != nil {
+		t.Fatalf("InfluxDB: %v", err)
+	}
+	dir := t.TempDir()
+	port := FreePort(t)
+	open := testbed.InfluxConfig(dir, port, FreePort(t))
+	guarded := strings.Replace(open, "[http]\n", "[http]\nauth-enabled = true\n", 1)
+	if guarded == open {
+		t.Fatal("the configuration of InfluxDB has no section http")
+	}
+	conf := filepath.Join(dir, "conf")
+	if err := os.WriteFile(conf, []byte(guarded), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p, err := testbed.Spawn(context.WithoutCancel(t.Context()), dir, "influxdb", syscall.SIGTERM, testbed.BaseEnv(), nil, bin, "-config", conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.Stop(syscall.SIGTERM) })
+	db := InfluxDB{URL: fmt.Sprintf("http://127.0.0.1:%d", port), Bucket: "watched/autogen", token: user + ":" + password}
+	if err := p.Ready(t.Context(), time.Minute, testbed.Answers(db.URL+"/ping")); err != nil {
+		t.Fatal(err)
+	}
+	for _, query := range []string{fmt.Sprintf("CREATE USER %q WITH PASSWORD '%s' WITH ALL PRIVILEGES", user, password), "CREATE DATABASE watched"} {
+		if body, code, err := db.post("/query?q="+url.QueryEscape(query), "", ""); err != nil || code != http.StatusOK {
+			t.Fatalf("InfluxDB: %s: %d %s %v", query, code, body, err)
+		}
+	}
 	return db
 }
 
@@ -87,6 +126,9 @@ func (db InfluxDB) post(path, kind, body string) (string, int, error) {
 	}
 	req.Header.Set("Content-Type", kind)
 	req.Header.Set("Accept", "application/csv")
+	if user, password, ok := strings.Cut(db.token, ":"); ok {
+		req.SetBasicAuth(user, password)
+	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return "", 0, err

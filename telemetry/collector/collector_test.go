@@ -1,9 +1,11 @@
 package collector
 
 import (
+	"compress/gzip"
 	"context"
 	"flashsale/testenv"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -135,6 +137,80 @@ func TestAway(t *testing.T) {
 		if r["service"] != "order+payment" || r["instance"] != "box:1" || r["wiring"] != "async" {
 			t.Fatalf("tags of %v", r)
 		}
+	}
+}
+
+// TestRequest: a write is what the API of InfluxDB 2 says: organisation, bucket, precision and token, and the points of a sample as
+// lines, each with the tags and its time in nanoseconds.
+func TestRequest(t *testing.T) {
+	t.Parallel()
+	type written struct {
+		method, path, token, body string
+		query                     url.Values
+	}
+	said := make(chan written, 1)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var body io.Reader = r.Body
+		if r.Header.Get("Content-Encoding") == "gzip" {
+			z, err := gzip.NewReader(r.Body)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			body = z
+		}
+		b, err := io.ReadAll(body)
+		if err != nil {
+			t.Error(err)
+		}
+		select {
+		case said <- written{r.Method, r.URL.Path, r.Header.Get("Authorization"), string(b), r.URL.Query()}:
+		default: // one is enough
+		}
+		w.WriteHeader(http.StatusNoContent)
+	}))
+	t.Cleanup(server.Close)
+	began := time.Now()
+	_, _, stop := run(t, func(o *Options) {
+		o.URL, o.Org, o.Bucket, o.Token = server.URL, "a shop", "watched", "a-token-of-2.7=="
+	})
+	got := <-said
+	stop()
+	if got.method != "POST" || got.path != "/api/v2/write" || got.token != "Token a-token-of-2.7==" ||
+		got.query.Get("org") != "a shop" || got.query.Get("bucket") != "watched" || got.query.Get("precision") != "ns" {
+		t.Errorf("%s %s %v %s", got.method, got.path, got.query, got.token)
+	}
+	lines := strings.Split(strings.TrimSpace(got.body), "\n")
+	if len(lines) < 2 || len(lines)%2 != 0 {
+		t.Fatalf("%d lines:\n%s", len(lines), got.body)
+	}
+	for i, line := range lines {
+		const tags = ",instance=box:1,service=order+payment,wiring=async "
+		if want := []string{"process", "host"}[i%2]; !strings.HasPrefix(line, want+tags) {
+			t.Errorf("the line %q is not of %s%s", line, want, tags)
+		}
+		at, err := strconv.ParseInt(line[strings.LastIndexByte(line, ' ')+1:], 10, 64)
+		if when := time.Unix(0, at); err != nil || when.Before(began) || when.After(time.Now()) {
+			t.Errorf("the line %q is of %s (%v)", line, when, err)
+		}
+	}
+}
+
+// TestPassword: InfluxDB 1.8 takes user:password for a token, and with a wrong one samples are kept, not lost.
+func TestPassword(t *testing.T) {
+	t.Parallel()
+	db := testenv.InfluxOf(t, "flashsale", "a-secret")
+	c, _, stop := run(t, func(o *Options) { o.URL, o.Bucket, o.Token = db.URL, db.Bucket, "flashsale:a-secret" })
+	until(t, "samples are written", func() bool { return c.Stats().Written >= 5 })
+	stop()
+	fields, _ := rows(t, db, "process")
+	if s := c.Stats(); int64(len(fields["cpu_seconds"])) != s.Written || s.Dropped != 0 {
+		t.Errorf("InfluxDB has %d samples, the collector says %+v", len(fields["cpu_seconds"]), s)
+	}
+	c, log, _ := run(t, func(o *Options) { o.URL, o.Bucket, o.Token = db.URL, db.Bucket, "flashsale:another" })
+	until(t, "they are refused", func() bool { s := c.Stats(); return s.Away && s.Waiting >= 10 })
+	if s := c.Stats(); s.Written != 0 || s.Dropped != 0 || !strings.Contains(strings.Join(log.all(), ""), "Check its URL, token") {
+		t.Errorf("%+v, and the log says %v", s, log.all())
 	}
 }
 
