@@ -43,6 +43,10 @@ func one(prom, legend string) []query { return []query{{prom: prom, legend: lege
 
 func now(prom string) []query { return []query{{prom: prom, instant: true}} }
 
+// written is how old a window must be to be added up, in nanoseconds: a collector writes every 5 s, and before all have written the
+// newest sum lacks some of them.
+const written = "7000000000"
+
 // process asks the collector's samples of one wiring: a line a process, or with sum all added up.
 func process(field, wiring string, sum bool) []query {
 	q := fmt.Sprintf(`from(bucket: v.defaultBucket)
@@ -51,7 +55,8 @@ func process(field, wiring string, sum bool) []query {
   |> aggregateWindow(every: v.windowPeriod, fn: mean, createEmpty: false)
 `, field, wiring)
 	if sum {
-		q += "  |> group(columns: [\"_time\", \"wiring\"])\n  |> sum()\n  |> group(columns: [\"wiring\"])\n  |> sort(columns: [\"_time\"])"
+		q += "  |> filter(fn: (r) => int(v: r._time) <= int(v: now()) - " + written + ")\n" +
+			"  |> group(columns: [\"_time\", \"wiring\"])\n  |> sum()\n  |> group(columns: [\"wiring\"])\n  |> sort(columns: [\"_time\"])"
 	} else {
 		q += "  |> keep(columns: [\"_time\", \"_value\", \"service\", \"instance\"])\n  |> group(columns: [\"service\", \"instance\"])"
 	}
@@ -137,7 +142,7 @@ func services() board {
 		variables: []variable{both()},
 		panels: []panel{
 			{row: "Requests"},
-			{title: "Requests", unit: "reqps", stack: true, ask: one(rate("route", "flashsale_http_requests_total", chosen), "{{route}}")},
+			{title: "Requests", unit: "reqps", stack: true, ask: one(rate("route", "flashsale_http_request_seconds_count", chosen), "{{route}}")},
 			{title: "Failed requests", about: "Share answered with 5xx. 503 is shed load.", unit: "percentunit", ask: one(fmt.Sprintf(`(sum(rate(flashsale_http_requests_total{%s,code=~"5.."}%s)) or vector(0)) / sum(rate(flashsale_http_requests_total{%s}%s))`, chosen, window, chosen, window), "5xx")},
 			{title: "Latency", unit: "s", ask: quantiles("flashsale_http_request_seconds", chosen)},
 			{title: "Latency per route, 99 %", unit: "s", wide: 12, ask: one(quantile("0.99", "method, route", "flashsale_http_request_seconds", chosen), "{{method}} {{route}}")},
@@ -172,6 +177,7 @@ func services() board {
 }
 
 func business() board {
+	const sold = chosen + `,state="sold"`
 	money := func(metric, over string) string {
 		return fmt.Sprintf(`sum by (currency) (increase(%s{%s}[%s])) / 100`, metric, chosen, over)
 	}
@@ -187,7 +193,9 @@ func business() board {
 
 			{title: "Orders per hour", unit: "short", wide: 12, stack: true, ask: one(`sum by (state) (increase(flashsale_orders_total{`+chosen+`}[1h]))`, "{{state}}")},
 			{title: "Revenue per hour", unit: "short", wide: 12, ask: one(money("flashsale_revenue_minor_units_total", "1h"), "{{currency}}")},
-			{title: "Top products", about: "Units in confirmed orders, in the time shown.", kind: "bargauge", unit: "short", ask: []query{{prom: `topk(10, sum by (sku) (increase(flashsale_units_sold_total{` + chosen + `}[$__range])))`, legend: "{{sku}}", instant: true}}},
+			// By the ledger: an order service's counter of a product begins with the product's first order, and what Prometheus first
+			// sees of a counter is no increase.
+			{title: "Top products", about: "Units sold in the time shown, by the ledger.", kind: "bargauge", unit: "short", ask: []query{{prom: `topk(10, sum by (sku) (max by (wiring, sale, sku) (max_over_time(flashsale_stock_units{` + sold + `}[$__range])) - min by (wiring, sale, sku) (min_over_time(flashsale_stock_units{` + sold + `}[$__range]))))`, legend: "{{sku}}", instant: true}}},
 			{title: "Value of an order", about: "In minor units (cents).", unit: "short", ask: []query{
 				{prom: quantile("0.5", "currency", "flashsale_order_value_minor_units", chosen), legend: "half {{currency}}"},
 				{prom: quantile("0.95", "currency", "flashsale_order_value_minor_units", chosen), legend: "95 % {{currency}}"},
@@ -219,7 +227,7 @@ func wirings() board {
 			{title: "Paying, 99 %", unit: "s", wide: 12, ask: one(quantile("0.99", "wiring", "flashsale_http_request_seconds", `route="/api/v1/orders/:id/payments",method="POST"`), name)},
 
 			{row: "What gets done"},
-			{title: "Requests", unit: "reqps", ask: one(each("flashsale_http_requests_total"), name)},
+			{title: "Requests", unit: "reqps", ask: one(each("flashsale_http_request_seconds_count"), name)},
 			{title: "Reservations held", unit: "ops", ask: one(rate("wiring", "flashsale_ledger_decisions_total", `outcome="held"`), name)},
 			{title: "Orders confirmed", unit: "ops", ask: one(rate("wiring", "flashsale_orders_total", `state="confirmed"`), name)},
 			{title: "Left", about: "Which one sells out first.", unit: "short", ask: one(`sum by (wiring) (max by (wiring, sale, sku) (flashsale_stock_units{state="left"}))`, name)},

@@ -62,6 +62,10 @@ type query struct {
 
 type object = map[string]any
 
+// influxWindow is the shortest window that Grafana may ask InfluxDB for. A sum over processes is right only when each of them
+// has a sample in every window, and a short time range would be cut finer than they are taken (--collect-every, 1 s).
+const influxWindow = "5s"
+
 func (b board) json() ([]byte, error) {
 	panels := []object{}
 	x, y, lowest := 0, 0, 0
@@ -165,6 +169,9 @@ func (p panel) object(id int, at object) object {
 	o := object{
 		"id": id, "type": kind, "title": p.title, "gridPos": at, "datasource": source(from), "targets": targets,
 		"fieldConfig": object{"defaults": defaults, "overrides": []object{}}, "options": options,
+	}
+	if from == "influxdb" {
+		o["interval"] = influxWindow
 	}
 	if p.about != "" {
 		o["description"] = p.about
