@@ -108,6 +108,16 @@ func (a *API) Serve(l net.Listener) error {
 	return a.app.Listener(l)
 }
 
+// Routes returns the methods and patterns of all routes, once they are mounted, as Observe is told of them.
+func (a *API) Routes() (all [][2]string) {
+	for _, r := range a.app.GetRoutes(true) {
+		if r.Method != fiber.MethodHead { // comes with every GET
+			all = append(all, [2]string{r.Method, r.Path})
+		}
+	}
+	return all
+}
+
 // Busy returns how many requests are under way.
 func (a *API) Busy() int { return len(a.slots) }
 

@@ -91,6 +91,7 @@ func (a *app) watch() {
 	}
 	m := a.metrics
 	m.Busy(a.api.Busy, a.cfg.MaxRequests)
+	m.Routes(a.api.Routes())
 	if len(a.audit.Outboxes) > 0 {
 		m.Outboxes(a.audit.Outboxes, a.cfg.LookEvery)
 	}

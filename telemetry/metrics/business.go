@@ -115,13 +115,16 @@ func (o ordered) Apply(ctx context.Context, changes []order.Change) ([]order.Cha
 		v := &changed[i].Order
 		count(o.m.orders, string(v.State))
 		currency := o.m.currencies.fold(v.Total.Currency)
+		// Every series begins at zero with an order's opening: what Prometheus first sees of a counter is no increase.
+		revenue, refunded := o.m.revenue.WithLabelValues(currency), o.m.refunded.WithLabelValues(currency)
+		value, units := o.m.value.WithLabelValues(currency), o.m.units.WithLabelValues(o.m.skus.fold(v.SKU))
 		switch v.State {
 		case order.Confirmed:
-			o.m.revenue.WithLabelValues(currency).Add(float64(v.Total.Amount))
-			o.m.value.WithLabelValues(currency).Observe(float64(v.Total.Amount))
-			o.m.units.WithLabelValues(o.m.skus.fold(v.SKU)).Add(float64(v.Quantity))
+			revenue.Add(float64(v.Total.Amount))
+			value.Observe(float64(v.Total.Amount))
+			units.Add(float64(v.Quantity))
 		case order.Refunded:
-			o.m.refunded.WithLabelValues(currency).Add(float64(v.Total.Amount))
+			refunded.Add(float64(v.Total.Amount))
 		}
 	}
 	return changed, err

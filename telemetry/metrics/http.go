@@ -2,6 +2,7 @@ package metrics
 
 import (
 	"maps"
+	"net/http"
 	"slices"
 	"strconv"
 	"sync"
@@ -53,6 +54,16 @@ func (m *Metrics) Request(method, route string, code int, took time.Duration) {
 	}
 	h.requests.Inc()
 	h.seconds.Observe(took.Seconds())
+}
+
+// Routes begins the series of routes, as method and pattern, at zero, and those of their failures: the first requests to "reserve"
+// are a burst, and what Prometheus first sees of a counter is no increase.
+func (m *Metrics) Routes(all [][2]string) {
+	for _, r := range all {
+		for _, code := range []int{http.StatusInternalServerError, http.StatusServiceUnavailable} {
+			m.http.add(answer{r[0], r[1], code})
+		}
+	}
 }
 
 func (h *httpMetrics) add(a answer) handles {

@@ -6,7 +6,9 @@ import (
 	"flashsale/inventory"
 	"flashsale/transport"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -221,10 +223,15 @@ func (l *lookMetrics) setShards(rows []inventory.Bucket, at []inventory.Level) {
 	l.epoch.set(epoch)
 }
 
-// Outboxes looks at what is unsent.
+// Outboxes looks at what is unsent. The look is named after the services: another process sees other outboxes, and does not make
+// up for what this one cannot see.
 func (m *Metrics) Outboxes(boxes map[transport.Service]transport.Outbox, every time.Duration) {
 	l := &m.look
-	m.add("outboxes", every, func(ctx context.Context) error {
+	var names []string
+	for _, service := range slices.Sorted(maps.Keys(boxes)) {
+		names = append(names, string(service))
+	}
+	m.add("outboxes of "+strings.Join(names, "+"), every, func(ctx context.Context) error {
 		var counts, oldest []level
 		for service, box := range boxes {
 			n, age, err := box.Backlog(ctx)

@@ -6,7 +6,11 @@ import (
 	"flashsale/id"
 	"flashsale/inventory"
 	"flashsale/inventory/memstock"
+	"flashsale/money"
+	"flashsale/order"
+	"flashsale/order/sqliteorder"
 	"flashsale/reservation"
+	"flashsale/testenv/databases"
 	"flashsale/transport"
 	"fmt"
 	"log/slog"
@@ -104,6 +108,69 @@ func TestGated(t *testing.T) {
 		if got := read(t, m, fmt.Sprintf(`flashsale_gate_recoveries_total{reason=%q,shard="0",wiring="async"}`, reason)); got != 0 {
 			t.Errorf("recoveries %s begin at %v: an alert would miss the first", reason, got)
 		}
+	}
+}
+
+// TestOrdersBeginAtZero: before the first order of a product or a currency is confirmed, its series are there: what Prometheus first
+// sees of a counter is no increase, and in a sale that is over in seconds it would be most of it.
+func TestOrdersBeginAtZero(t *testing.T) {
+	t.Parallel()
+	m := quiet()
+	store := m.Ordered(sqliteorder.New(databases.SQLite(t, sqliteorder.Migrations), time.Now))
+	now := time.Now().UTC().Truncate(time.Millisecond)
+	o := order.Order{
+		ID: id.New(now), User: id.New(now), Sale: id.New(now), SKU: "BOOT", Quantity: 2, UnitPrice: money.Money{Amount: 9900, Currency: "EUR"}, Total: money.Money{Amount: 19800, Currency: "EUR"},
+		CreatedAt: now, ExpiresAt: now.Add(time.Minute),
+	}
+	series := map[string]float64{
+		`flashsale_revenue_minor_units_total{currency="EUR",wiring="async"}`: 19800, `flashsale_units_sold_total{sku="BOOT",wiring="async"}`: 2,
+		`flashsale_order_value_minor_units_count{currency="EUR",wiring="async"}`: 1, `flashsale_refunds_minor_units_total{currency="EUR",wiring="async"}`: 0,
+	}
+	for _, state := range []order.State{order.Open, order.Confirmed, order.Confirmed, order.Refunded} {
+		if state == order.Refunded {
+			series[`flashsale_refunds_minor_units_total{currency="EUR",wiring="async"}`] = 19800
+		}
+		o.State = state
+		if _, err := store.Apply(t.Context(), []order.Change{{Order: o}}); err != nil {
+			t.Fatal(err)
+		}
+		for name, want := range series {
+			if state == order.Open {
+				want = 0
+			}
+			if got := read(t, m, name); got != want {
+				t.Errorf("%s: %s is %v, want %v", state, name, got, want)
+			}
+		}
+	}
+}
+
+// TestRoutesBeginAtZero: before the first request, and before the first failure.
+func TestRoutesBeginAtZero(t *testing.T) {
+	t.Parallel()
+	m := quiet()
+	m.Routes([][2]string{{"POST", "/api/v1/reservations"}})
+	const of = `method="POST",route="/api/v1/reservations",wiring="async"`
+	for _, n := range []float64{0, 1} {
+		for name, want := range map[string]float64{
+			`flashsale_http_request_seconds_count{` + of + `}`: n, `flashsale_http_request_seconds_bucket{` + of + `,le="0.25"}`: 0,
+			`flashsale_http_requests_total{code="503",` + of + `}`: n, `flashsale_http_requests_total{code="500",` + of + `}`: 0,
+		} {
+			if got := read(t, m, name); got != want {
+				t.Errorf("after %v requests %s is %v, want %v", n, name, got, want)
+			}
+		}
+		m.Request("POST", "/api/v1/reservations", 503, time.Second)
+	}
+}
+
+// TestOutboxesAreLookedAtByName: a look at outboxes is named after their services, so that one of another process does not make up for it.
+func TestOutboxesAreLookedAtByName(t *testing.T) {
+	t.Parallel()
+	m := quiet()
+	m.Outboxes(map[transport.Service]transport.Outbox{transport.Payment: nil, transport.Order: nil}, time.Second)
+	if got := m.probes[0].name; got != "outboxes of order+payment" {
+		t.Errorf("the look is called %q", got)
 	}
 }
 
