@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 )
 
 func topCommand() *cobra.Command {
@@ -120,11 +121,9 @@ type reading struct {
 func top(ctx context.Context, w io.Writer, from []string, every time.Duration, once, asJSON bool) error {
 	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{}}
 	defer client.CloseIdleConnections()
-	clear := ""
-	if f, ok := w.(*os.File); ok && !asJSON && !once {
-		if s, err := f.Stat(); err == nil && s.Mode()&os.ModeCharDevice != 0 {
-			clear = "\x1b[H\x1b[2J"
-		}
+	var screen *os.File // what is shown is drawn over, and fits
+	if f, ok := w.(*os.File); ok && !asJSON && !once && term.IsTerminal(int(f.Fd())) {
+		screen = f
 	}
 	before := look(ctx, client, from)
 	for {
@@ -136,13 +135,19 @@ func top(ctx context.Context, w io.Writer, from []string, every time.Duration, o
 		}
 		now := look(ctx, client, from)
 		g := compareReadings(before, now)
-		text := clear + g.String()
-		if asJSON {
+		text := g.String()
+		switch {
+		case asJSON:
 			b, err := json.Marshal(g)
 			if err != nil {
 				return err
 			}
 			text = string(b) + "\n"
+		case screen != nil:
+			if wide, high, err := term.GetSize(int(screen.Fd())); err == nil { // it may have been resized
+				text = fit(text, wide, high)
+			}
+			text = "\x1b[H" + strings.ReplaceAll(strings.TrimSuffix(text, "\n"), "\n", "\x1b[K\n") + "\x1b[J"
 		}
 		if _, err := io.WriteString(w, text); err != nil {
 			return err
@@ -380,7 +385,7 @@ const (
 	barWidth   = 30
 )
 
-// String writes a glance for a terminal of 80 columns or more.
+// String writes a glance: what is wrong first, then stock, rates, latencies, queues and shards.
 func (g glance) String() string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
@@ -400,6 +405,16 @@ func (g glance) String() string {
 	}
 	if g.Oversold > 0 {
 		line("  OVERSOLD: %.0f units", g.Oversold)
+	}
+	for _, s := range g.Shards {
+		if !s.Up {
+			line("  AWAY: shard %s of the gate", s.Shard)
+		}
+	}
+	for _, q := range g.Queues {
+		if q.Dead > 0 {
+			line("  DEAD LETTERS: %.0f of %s", q.Dead, q.Service)
+		}
 	}
 	line("\n%-22s %8s %8s %8s", "stock", "left", "held", "sold")
 	for _, i := range g.Items[:min(len(g.Items), shownItems)] {
@@ -435,6 +450,21 @@ func (g glance) String() string {
 		line("buckets recovered: %s", t)
 	}
 	return b.String()
+}
+
+// fit cuts a text to a terminal. The first lines say the most, and the last one how much is missing: a terminal that scrolls would
+// show the end, and a line that wraps pushes another out.
+func fit(text string, wide, high int) string {
+	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+	if high > 1 && len(lines) > high {
+		lines = append(lines[:high-1:high-1], fmt.Sprintf("… %d more lines in a higher terminal, or with --once", len(lines)-high+1))
+	}
+	for i, l := range lines {
+		if r := []rune(l); wide > 1 && len(r) > wide {
+			lines[i] = string(r[:wide-1]) + "…"
+		}
+	}
+	return strings.Join(lines, "\n") + "\n"
 }
 
 // bar draws what is sold, held and left.

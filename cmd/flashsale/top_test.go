@@ -35,6 +35,42 @@ func TestQuantile(t *testing.T) {
 	}
 }
 
+// TestFit: a terminal shows the first lines, each in one row, and says what is missing.
+func TestFit(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		text       string
+		wide, high int
+		want       string
+	}{
+		"it fits":           {"ab\ncd\n", 2, 2, "ab\ncd\n"},
+		"too wide":          {"abc\n██▒▒··\n", 4, 2, "abc\n██▒…\n"},
+		"too high":          {"a\nb\nc\nd\n", 80, 3, "a\nb\n… 2 more lines in a higher terminal, or with --once\n"},
+		"a size of nothing": {"ab\ncd\n", 0, 0, "ab\ncd\n"},
+	} {
+		if got := fit(c.text, c.wide, c.high); got != c.want {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+	}
+	// What is wrong, and the stock, are seen on the smallest of terminals, whatever else there is.
+	g := glance{
+		Oversold: 2, Shards: []shardGlance{{Shard: "3"}}, Queues: []queueGlance{{Service: "order", Dead: 4}}, Breakers: []string{"payment"}, Blind: []string{"stock"},
+		Items: []itemGlance{{SKU: "BOOT", Left: 5}}, Latency: map[string]latency{},
+	}
+	for i := range 30 {
+		g.Queues = append(g.Queues, queueGlance{Service: strings.Repeat("x", i)})
+	}
+	text := fit(g.String(), 40, 24)
+	for _, want := range []string{"OVERSOLD: 2", "AWAY: shard 3", "DEAD LETTERS: 4 of order", "BREAKER OPEN: calls to payment", "BLIND: cannot look at stock", "BOOT", "more lines"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is not shown:\n%s", want, text)
+		}
+	}
+	if n := strings.Count(text, "\n"); n != 24 {
+		t.Errorf("%d lines of 24", n)
+	}
+}
+
 // process is the text that a process serves, one after the other.
 func processOf(t *testing.T, texts ...string) (at string) {
 	t.Helper()
