@@ -109,6 +109,7 @@ func (c *containers) prepare(ctx context.Context, side string) error {
 			"ports":      []string{fmt.Sprintf("127.0.0.1:%d:%d", p.echo, echoPort)},
 			"depends_on": map[string]any{"echo": map[string]string{"condition": "service_started"}},
 		},
+		"auditor": map[string]any{"profiles": []string{"tools"}}, // does not run: what it reads would be part of the figures
 	}
 	for _, role := range roles() {
 		services[role] = map[string]any{"environment": map[string]string{
