@@ -293,6 +293,7 @@ func TestDashboards(t *testing.T) {
 			"each is revenue":             fmt.Sprintf(`sum(flashsale_revenue_minor_units_total{wiring=%q,currency="EUR"}) == %d`, mode, 9900*stock),
 			"each is a unit of a product": fmt.Sprintf(`sum(flashsale_units_sold_total%s) == %d`, w, stock),
 			"each is captured":            fmt.Sprintf(`sum(flashsale_payments_total{wiring=%q,state="captured"}) == %d`, mode, stock),
+			"what nobody paid for ended":  fmt.Sprintf(`sum(flashsale_ledger_moves_total{wiring=%q,move="expire",outcome="applied"}) > 0`, mode),
 			"each hold was moved":         fmt.Sprintf(`sum(flashsale_ledger_moves_total{wiring=%q,move="capture",outcome="applied"}) == %d`, mode, stock),
 			"nothing is oversold":         fmt.Sprintf(`max(flashsale_oversold_units%s) == 0`, w),
 			"nothing is unsent":           fmt.Sprintf(`max(flashsale_outbox_events%s) == 0`, w),
@@ -311,6 +312,16 @@ func TestDashboards(t *testing.T) {
 	if f.names, err = f.prometheus.Names(); err != nil {
 		t.Fatal(err)
 	}
+	for _, name := range f.names { // nothing is counted in vain
+		if !strings.HasPrefix(name, "flashsale_") || !strings.HasSuffix(name, "_total") && !strings.HasSuffix(name, "_count") || slices.Contains(rare(), name) {
+			continue
+		}
+		for _, mode := range []Mode{Sync, Async} {
+			if some, err := f.prometheus.Query(fmt.Sprintf(`sum(%s{wiring=%q}) > 0`, name, mode)); err != nil || len(some) == 0 {
+				t.Errorf("after a whole sale %s is zero, or absent, in the wiring %s (%v)", name, mode, err)
+			}
+		}
+	}
 	boards := dashboards(t, "../../grafana")
 	if len(boards) == 0 {
 		t.Fatal("no dashboards in grafana")
@@ -320,6 +331,18 @@ func TestDashboards(t *testing.T) {
 			if wrong := f.check(p); len(wrong) > 0 {
 				t.Errorf("%s, panel %q:\n  %s", path, p.Title, strings.Join(wrong, "\n  "))
 			}
+		}
+	}
+	// Every unit is in the panel of products, those sold between two scrapes too.
+	business := boards["../../grafana/dashboards/business.json"].Panels
+	top := slices.IndexFunc(business, func(p panel) bool { return p.Title == "Top products" })
+	if top < 0 {
+		t.Fatal("no panel of products")
+	}
+	for _, q := range f.variables(business[top].Targets[0].Expr) {
+		sold, err := f.prometheus.Query(q)
+		if err != nil || len(sold) != 1 || sold[0].Values[0] != stock {
+			t.Errorf("%s is %v, want %d units of one product (%v)", q, sold, stock, err)
 		}
 	}
 	for what, p := range badPanels() {
@@ -339,6 +362,13 @@ func TestDashboards(t *testing.T) {
 	}
 }
 
+// rare counts what a good sale has none of, or need not have. The tests of telemetry/metrics make each happen.
+func rare() []string {
+	return []string{
+		"flashsale_database_errors_total", "flashsale_ledger_errors_total", "flashsale_gate_orphans_total", "flashsale_gate_transfers_total", "flashsale_refunds_minor_units_total",
+	}
+}
+
 // until waits for an expression to hold.
 func (f filled) until(t *testing.T, what, expr string) {
 	t.Helper()
@@ -350,6 +380,7 @@ func (f filled) until(t *testing.T, what, expr string) {
 		if time.Now().After(deadline) {
 			left, _, _ := strings.Cut(expr, " == ")
 			left, _, _ = strings.Cut(left, " >= ")
+			left, _, _ = strings.Cut(left, " > ")
 			is, _ := f.prometheus.Query(left)
 			t.Fatalf("never: %s: %s; it is %v %v", what, expr, is, err)
 		}
