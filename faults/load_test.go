@@ -43,19 +43,19 @@ func demand(stock int64) int { return 11 * int(stock) }
 type plan struct {
 	at       time.Duration // after the load's beginning
 	quantity int
-	repeat   repeat // of the reservation
-	again    bool   // the payment is sent twice at the same time
+	repeat   repeats // of the reservation
+	again    bool    // the payment is sent twice at the same time
 	think    time.Duration
 	then     string // what becomes of the hold
 	method   string
 	wait     bool // asks to wait for the decision, instead of looking for it
 }
 
-// repeat says how a request is sent twice with the same key.
-type repeat int
+// repeats says how a request is sent twice with the same key.
+type repeats int
 
 const (
-	once repeat = iota
+	once repeats = iota
 	together
 	afterwards
 )
@@ -79,7 +79,7 @@ func plans(seed uint64, shoppers int, window time.Duration) []plan {
 			quantity: 1 + r.IntN(3), think: time.Duration(r.IntN(300)) * time.Millisecond, again: r.IntN(10) == 0, wait: r.IntN(2) == 0,
 		}
 		if r.IntN(10) == 0 {
-			p.repeat = together + repeat(r.IntN(2))
+			p.repeat = together + repeats(r.IntN(2))
 		}
 		switch f := r.Float64(); {
 		case f < 0.40:
@@ -128,6 +128,7 @@ type load struct {
 	boss   string // the operator's token
 	client *http.Client
 	cuts   bool // connections to the address may fail
+	jumps  bool // clocks do: a hold may end at any moment
 	done   atomic.Int64
 
 	mu      sync.Mutex
@@ -151,8 +152,9 @@ func (s *system) crowd(base string, stock int64, shoppers int) (*load, int64, jo
 	return s.crowdFor(base, stock, shoppers, time.Duration(shoppers)*time.Second/arrivals, 1, true)
 }
 
-// crowdFor has them come within a window, as a seed says. cuts says that connections to the address may fail.
-func (s *system) crowdFor(base string, stock int64, shoppers int, window time.Duration, seed uint64, cuts bool) (*load, int64, journey.Sale, <-chan tally) {
+// crowdFor has them come within a window, as a seed says. cuts says that connections to the address may fail. special
+// makes the crowd another one before it comes.
+func (s *system) crowdFor(base string, stock int64, shoppers int, window time.Duration, seed uint64, cuts bool, special ...func(*load)) (*load, int64, journey.Sale, <-chan tally) {
 	s.t.Helper()
 	sale, err := journey.OpenSale(s.t.Context(), journey.Crowd{
 		Base: base, Operator: operator, Password: password, Stock: stock, Units: 1, Hold: holdFor, Client: s.client,
@@ -166,6 +168,9 @@ func (s *system) crowdFor(base string, stock int64, shoppers int, window time.Du
 	}
 	s.t.Cleanup(l.client.CloseIdleConnections)
 	l.buyers, l.plain = s.buyers(base)
+	for _, change := range special {
+		change(l)
+	}
 	done := make(chan tally, 1)
 	go func() { done <- l.run(s.t.Context()) }()
 	return l, stock, sale, done
@@ -386,6 +391,13 @@ func (l *load) ask(ctx context.Context, token, method, path string, body any, he
 	}
 }
 
+// told is what shoppers have been told so far that sends them again.
+func (l *load) told() map[string]int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return maps.Clone(l.trouble)
+}
+
 func (l *load) troubled(by string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -393,7 +405,7 @@ func (l *load) troubled(by string) {
 }
 
 // reserve asks for units with one key, once or twice, and returns whether they are held.
-func (l *load) reserve(ctx context.Context, who buyer, key string, quantity int, how repeat, wait bool) (id.ID, bool) {
+func (l *load) reserve(ctx context.Context, who buyer, key string, quantity int, how repeats, wait bool) (id.ID, bool) {
 	rid := reservation.Request{User: who.id, Key: key}.ID() // the same as the service's, or the checks fail
 	asked := time.Now()
 	l.mu.Lock()
@@ -412,7 +424,7 @@ func (l *load) reserve(ctx context.Context, who buyer, key string, quantity int,
 		first = l.reserveOnce(ctx, who, rid, key, quantity, false, wait)
 		second = l.reserveOnce(ctx, who, rid, key, quantity, true, wait)
 		// Once it is held it is held, until it is over.
-		if first == "held" && second == "refused" && time.Now().Before(asked.Add(holdFor)) {
+		if first == "held" && second == "refused" && !l.jumps && time.Now().Before(asked.Add(holdFor)) {
 			l.mistake("reservation %s was acknowledged, and %s later its repetition is refused", rid, time.Since(asked))
 		}
 	}
@@ -431,7 +443,7 @@ func (l *load) reserveOnce(ctx context.Context, who buyer, rid id.ID, key string
 	began := time.Now()
 	a, unsure := l.ask(ctx, who.token, "POST", "/api/v1/reservations", map[string]any{"sale_id": l.sale.ID, "sku": l.sale.SKU, "quantity": quantity}, headers...)
 	repeated = repeated || unsure
-	long := time.Since(began) >= holdFor // the hold may have ended before anybody could tell of it
+	long := l.jumps || time.Since(began) >= holdFor // the hold may have ended before anybody could tell of it
 	tell := func(answer string) string {
 		l.note(rid, "reserve", answer)
 		return answer
@@ -551,7 +563,7 @@ func (l *load) cancel(ctx context.Context, who buyer, rid id.ID) {
 		l.note(rid, "cancel", "cancelled")
 	case a.status == http.StatusAccepted:
 		l.note(rid, "cancel", "accepted")
-	case a.status == http.StatusGone, a.status == http.StatusConflict && a.kind == "illegal-move": // over before, or since the service looked
+	case a.status == http.StatusGone && a.kind == "expired": // before, or since the service looked
 		l.note(rid, "cancel", "over")
 	default:
 		l.note(rid, "cancel", "silence")

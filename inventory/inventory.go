@@ -189,8 +189,8 @@ type Move struct {
 // Moved answers a move.
 //
 // Applied says that this call made it. With Applied false and Err nil it had been made before, by
-// the same cause. Err is reservation.ErrNotFound, ErrExpired (a pay after the hold's end) or
-// ErrIllegalMove; Reservation then shows the present state, unless it was not found.
+// the same cause. Err is reservation.ErrNotFound, ErrExpired (a pay after the hold's end, or a
+// cancel of what has expired) or ErrIllegalMove; Reservation then shows the present state, unless it was not found.
 type Moved struct {
 	Reservation reservation.Reservation
 	Applied     bool

@@ -23,8 +23,8 @@ func (m Move) Judge(r reservation.Reservation, now time.Time) (verdict error, ma
 		return nil, true // this payment was begun, whatever it has come to since
 	case m.Kind == reservation.MoveCapture && same && r.State == reservation.Refunded:
 		return nil, true
-	case m.Kind == reservation.MovePay && r.State == reservation.Expired:
-		return reservation.ErrExpired, false
+	case (m.Kind == reservation.MovePay || m.Kind == reservation.MoveCancel) && r.State == reservation.Expired:
+		return reservation.ErrExpired, false // the shopper's own moves: the hold ended since it was looked at
 	case r.State != from, m.Kind != reservation.MovePay && !same:
 		return reservation.ErrIllegalMove, false
 	case m.Kind == reservation.MovePay && !now.Before(r.ExpiresAt):

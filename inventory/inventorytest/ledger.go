@@ -425,6 +425,11 @@ func ledgerExpiry(t *testing.T, b *book) {
 	if !a.Applied || a.Reservation.State != reservation.Expired || a.Reservation.Reason != "expired" || a.Event.Type != inventory.EventReleased {
 		t.Fatalf("expired: %+v", a)
 	}
+	// A shopper who cancels what has expired meanwhile is told so; nothing is given back once more.
+	a = b.move(inventory.Move{Kind: reservation.MoveCancel, Reservation: r.ID, User: r.User})
+	if !errors.Is(a.Err, reservation.ErrExpired) || a.Reservation.State != reservation.Expired || a.Event.Type != "" {
+		t.Fatalf("cancelled after it expired: %+v", a)
+	}
 	// A capture that comes too late is answered with the event that refunds it.
 	a = b.move(inventory.Move{Kind: reservation.MoveCapture, Reservation: r.ID, Payment: pay})
 	if !errors.Is(a.Err, reservation.ErrIllegalMove) || a.Event.Type != inventory.EventLatePayment {

@@ -272,6 +272,8 @@ func (m *ledgerModel) judge(v inventory.Move, r row) (to reservation.State, made
 			return "", true, nil
 		case reservation.Held: // over or not: nobody has taken the units yet
 			return reservation.Cancelled, false, nil
+		case reservation.Expired:
+			return "", false, reservation.ErrExpired
 		}
 	case reservation.MoveExpire:
 		switch {
