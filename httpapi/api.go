@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"flashsale/account"
+	"flashsale/hangup"
 	"flashsale/id"
 	"flashsale/telemetry/logs"
 	"fmt"
@@ -57,6 +58,7 @@ type API struct {
 	app      *fiber.App
 	slots    chan struct{}
 	streams  chan struct{}
+	listener atomic.Pointer[hangup.Listener] // nil before Serve
 	draining atomic.Bool
 	inFlight inFlight
 	ready    []func(context.Context) error
@@ -105,7 +107,9 @@ func (a *API) readyz(c *fiber.Ctx) error {
 
 // Serve answers on a listener until Stop.
 func (a *API) Serve(l net.Listener) error {
-	return a.app.Listener(l)
+	served := hangup.New(l)
+	a.listener.Store(served)
+	return a.app.Listener(served)
 }
 
 // Routes returns the methods and patterns of all routes, once they are mounted, as Observe is told of them.
@@ -124,9 +128,12 @@ func (a *API) Busy() int { return len(a.slots) }
 // Drain makes /readyz fail, so that whoever sends requests here sends them elsewhere.
 func (a *API) Drain() { a.draining.Store(true) }
 
-// Stop finishes the requests under way, or until ctx ends.
+// Stop finishes the requests under way, or until ctx ends. Whoever has connected and asks nothing is hung up on.
 func (a *API) Stop(ctx context.Context) error {
 	a.Drain()
+	if l := a.listener.Load(); l != nil {
+		l.HangUp()
+	}
 	if err := a.app.ShutdownWithContext(ctx); err != nil {
 		return fmt.Errorf("requests are still under way: %w", err)
 	}

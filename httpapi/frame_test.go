@@ -61,3 +61,42 @@ func TestSilence(t *testing.T) {
 		})
 	}
 }
+
+// TestStopBesideUnusedConnections: a connection that a browser has dialled ahead is no request under way that a stop
+// waits for.
+func TestStopBesideUnusedConnections(t *testing.T) {
+	t.Parallel()
+	a := New(Config{Timeout: time.Second, MaxRequests: 8, Clock: time.Now, Log: slog.New(slog.DiscardHandler)})
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- a.Serve(l) }()
+	dial := func() net.Conn {
+		c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		return c
+	}
+	dial()
+	used := dial() // after it: once this one is answered, the other is accepted
+	if _, err := io.WriteString(used, "GET /healthz HTTP/1.1\r\nHost: shop\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := used.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if err := a.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(began); took > 10*time.Second { // it was the 15 s in which a request has to come
+		t.Errorf("stopped after %s", took)
+	}
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"crypto/subtle"
 	"encoding/json"
 	"errors"
+	"flashsale/hangup"
 	"flashsale/transport"
 	"fmt"
 	"io"
@@ -49,7 +50,7 @@ type Transport struct {
 	mu       sync.RWMutex
 	handlers map[transport.Service]transport.Handler
 	answers  map[transport.Service]transport.Answerer
-	listener net.Listener
+	listener *hangup.Listener
 	served   chan error
 }
 
@@ -157,15 +158,15 @@ func (t *Transport) Start(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("httptransport: cannot listen on %s; is another process there? %w", t.opts.Listen, err)
 	}
-	t.listener, t.served = l, make(chan error, 1)
-	go func() { t.served <- t.app.Listener(l) }()
+	t.listener, t.served = hangup.New(l), make(chan error, 1)
+	go func() { t.served <- t.app.Listener(t.listener) }()
 	return nil
 }
 
 // URL returns the base URL it listens on, after Start.
 func (t *Transport) URL() string { return "http://" + t.listener.Addr().String() }
 
-// Stop implements transport.Transport.
+// Stop implements transport.Transport. Peers that have connected and ask nothing are hung up on.
 func (t *Transport) Stop(ctx context.Context) error {
 	if t.stopped.Swap(true) {
 		return nil
@@ -174,6 +175,7 @@ func (t *Transport) Stop(ctx context.Context) error {
 	if t.served == nil {
 		return nil
 	}
+	t.listener.HangUp()
 	if err := t.app.ShutdownWithContext(ctx); err != nil {
 		return fmt.Errorf("httptransport: calls are still under way: %w", err)
 	}

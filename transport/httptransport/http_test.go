@@ -61,6 +61,35 @@ func TestSilence(t *testing.T) {
 	}
 }
 
+// TestStopBesideUnusedConnections: a peer's connection that was dialled and not used, as Go's client has them, is no call
+// under way that a stop waits for.
+func TestStopBesideUnusedConnections(t *testing.T) {
+	t.Parallel()
+	_, r := pair(t)
+	if err := r.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		c, err := net.Dial("tcp", r.URL()[len("http://"):])
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = c.Close() }()
+	}
+	resp, err := http.Get(r.URL()) // once this one is answered, those before it are accepted
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	began := time.Now()
+	if err := r.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(began); took > 10*time.Second { // it was the 15 s in which a request has to come
+		t.Errorf("stopped after %s", took)
+	}
+}
+
 func TestAsk(t *testing.T) {
 	t.Parallel()
 	s, r := pair(t)
