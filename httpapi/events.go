@@ -36,11 +36,11 @@ func preferWait(c *fiber.Ctx) time.Duration {
 	return 0
 }
 
-// awaitDecision looks at an accepted reservation until it is decided or ctx ends. A refusal is
-// returned as it would have been at once.
-func awaitDecision(ctx context.Context, s Reservations, out engine.Outcome) (engine.Outcome, error) {
+// awaitDecision looks at an accepted reservation until it is decided, ctx ends or this process stops: it is decided
+// wherever it is, and a stop waits for nobody's patience. A refusal is returned as it would have been at once.
+func (a *API) awaitDecision(ctx context.Context, s Reservations, out engine.Outcome) (engine.Outcome, error) {
 	asked := out.Reservation
-	for wait := firstLook; pause(ctx, wait); wait = min(2*wait, laterLook) {
+	for wait := firstLook; pause(ctx, wait) && !a.draining.Load(); wait = min(2*wait, laterLook) {
 		r, err := s.Status(ctx, asked.User, asked.ID)
 		if err != nil || r.State == reservation.Requested {
 			continue // not to be had at the moment, or not decided: both may change

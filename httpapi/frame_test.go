@@ -1,11 +1,16 @@
 package httpapi
 
 import (
+	"context"
 	"flashsale/account"
+	"flashsale/engine"
 	"flashsale/id"
+	"flashsale/reservation"
 	"io"
 	"log/slog"
 	"net"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -98,5 +103,62 @@ func TestStopBesideUnusedConnections(t *testing.T) {
 	}
 	if err := <-served; err != nil {
 		t.Error(err)
+	}
+}
+
+// undecided accepts every request, and decides none.
+type undecided struct{}
+
+func (undecided) Reserve(_ context.Context, r reservation.Request, _ string) (engine.Outcome, error) {
+	return engine.Outcome{Reservation: reservation.Reservation{ID: r.ID(), User: r.User, State: reservation.Requested}}, nil
+}
+
+func (undecided) Cancel(context.Context, id.ID, id.ID, string) (engine.Outcome, error) {
+	return engine.Outcome{}, reservation.ErrNotFound
+}
+
+func (undecided) Status(_ context.Context, user, v id.ID) (reservation.Reservation, error) {
+	return reservation.Reservation{ID: v, User: user, State: reservation.Requested}, nil
+}
+
+// TestStopBesideWaiting: who waits for a decision is answered 202 when the process stops: it is made all the same.
+func TestStopBesideWaiting(t *testing.T) {
+	t.Parallel()
+	a := New(Config{
+		Verify:  func(string) (id.ID, account.Role, error) { return id.Derive("ann"), account.Shopper, nil },
+		Timeout: 30 * time.Second, MaxRequests: 8, Clock: time.Now, Log: slog.New(slog.DiscardHandler),
+	})
+	a.MountReservations(undecided{})
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = a.Serve(l) }()
+	c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	body := `{"sale_id":"` + id.Derive("sale").String() + `","sku":"A","quantity":1}`
+	_, err = io.WriteString(c, "POST /api/v1/reservations HTTP/1.1\r\nHost: shop\r\nAuthorization: Bearer x\r\nIdempotency-Key: k\r\nPrefer: wait=25\r\nContent-Type: application/json\r\nContent-Length: "+
+		strconv.Itoa(len(body))+"\r\n\r\n"+body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for giveUp := time.Now().Add(20 * time.Second); a.Busy() == 0; {
+		if time.Sleep(time.Millisecond); time.Now().After(giveUp) { // polls: the request has to be under way
+			t.Fatal("the request has not come")
+		}
+	}
+	began := time.Now()
+	if err := a.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("stopped after %s", took)
+	}
+	answer, err := io.ReadAll(c)
+	if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 202 ") {
+		t.Errorf("answered %q, %v", answer, err)
 	}
 }

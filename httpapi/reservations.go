@@ -97,7 +97,7 @@ func (a *API) reserve(c *fiber.Ctx, s Reservations) error {
 		c.Set("Preference-Applied", "wait="+strconv.Itoa(int(patience/time.Second)))
 		ctx, cancel := context.WithTimeout(c.UserContext(), patience)
 		defer cancel()
-		if out, err = awaitDecision(ctx, s, out); err != nil {
+		if out, err = a.awaitDecision(ctx, s, out); err != nil {
 			return err
 		}
 	}
