@@ -86,7 +86,7 @@ func (c *clocks) set(by time.Duration, names ...string) {
 func (c *clocks) in(t *testing.T) (back func()) {
 	outer := c.t
 	to := func(t *testing.T) {
-		c.t = t
+		c.t, c.wrong = t, nil
 		for _, p := range c.services {
 			p.s.t = t
 		}
@@ -103,6 +103,15 @@ type clockCell struct {
 	name  string
 	of    []string
 	steps []time.Duration
+}
+
+// how says what the clock is set to, one after the other.
+func (c clockCell) how() string {
+	var all []string
+	for _, by := range c.steps {
+		all = append(all, fmt.Sprintf("%+d min", int(by.Minutes())))
+	}
+	return "set by " + strings.Join(all, ", ")
 }
 
 func clockCells() []clockCell {
@@ -128,24 +137,37 @@ func TestClocks(t *testing.T) {
 			c := newClocks(t, mode)
 			ann, probe := c.sale(c.base(), 1000, 10*time.Second)
 			c.longOpen(probe)
-			var report strings.Builder
-			for n, cell := range clockCells() {
-				t.Run(cell.name, func(t *testing.T) {
-					defer c.in(t)()
-					run, crowd, sale, done := c.journeys(c.base(), 30, 70)
-					c.longOpen(sale)
-					defer func() { c.set(0, cell.of...) }()
-					for i, by := range cell.steps {
-						c.after(run, 5+7*i)
-						c.set(by, cell.of...)
+			probes := 0
+			for seed := uint64(1); seed <= seeds(t); seed++ {
+				for _, cell := range clockCells() {
+					name := cell.name
+					if seed > 1 {
+						name = fmt.Sprintf("%s, seed %d", name, seed)
 					}
-					took := c.decided(ann, probe, n)
-					c.bought(run, crowd, sale, done)
-					c.auditIn(mode, 0)
-					fmt.Fprintf(&report, "%-6s %-38s back after %6.2f s\n", mode, cell.name, took.Seconds())
-				})
+					t.Run(name, func(t *testing.T) {
+						defer c.in(t)()
+						began := time.Now()
+						v := row{wiring: mode, fault: cell.name, phase: cell.how(), seed: seed, struck: 10}
+						defer func() {
+							v.ok, v.wrong, v.total = !t.Failed(), c.wrong, time.Since(began)
+							results.add(v)
+						}()
+						const stock = 30
+						run, _, sale, done := c.crowdFor(c.base(), stock, demand(stock), 4*time.Second, seed, false, func(l *load) { l.jumps = true })
+						c.longOpen(sale)
+						defer func() { c.set(0, cell.of...) }()
+						for i, by := range cell.steps {
+							c.at(run, demand(stock)*(10+25*i)/100)
+							c.set(by, cell.of...)
+						}
+						probes++
+						v.back = c.decided(ann, probe, probes)
+						c.settled(run, stock, sale, done)
+						v.sold, v.repeated = stock+run.added, list(run.told())
+						c.auditIn(mode, 0)
+					})
+				}
 			}
-			t.Logf("\n%s", report.String())
 			for name, see := range map[string]func(*clocks, person){
 				"a login beside the right time": (*clocks).logins, "a sale opens by both clocks": (*clocks).openings,
 				"a hold ends by PostgreSQL's clock": (*clocks).holds,

@@ -58,18 +58,11 @@ func TestTwiceAndPoison(t *testing.T) {
 	defer func() { _ = conn.Close() }()
 	ch, err := conn.Channel()
 	must(t, err)
-	tap, err := ch.QueueDeclare("tap", false, true, true, false, nil)
-	must(t, err)
-	must(t, ch.QueueBind(tap.Name, "#", "flashsale.events", false, nil))
-	copies, err := ch.Consume(tap.Name, "", true, true, false, false, nil)
-	must(t, err)
 
 	const stock, poison = 30, 7
 	shoppers := demand(stock)
+	again, stop := repeat(t, amqpURL, 40)
 	run, c, sale, done := s.crowd(p.url, stock, shoppers)
-	again := &echo{t: t, url: amqpURL, seen: map[string]bool{}}
-	var copying sync.WaitGroup
-	copying.Go(func() { again.repeat(t.Context(), copies) })
 	for n := range poison {
 		s.at(run, shoppers*n/10)
 		body := []string{"", "not json", `{"specversion":"1.0","schemaversion":99}`}[n%3]
@@ -77,8 +70,7 @@ func TestTwiceAndPoison(t *testing.T) {
 		must(t, ch.PublishWithContext(t.Context(), "flashsale.events", service+".poison", true, false, rabbit.Publishing{Body: []byte(body), DeliveryMode: rabbit.Persistent}))
 	}
 	s.settled(run, c, sale, done)
-	_ = ch.Close() // the copies end
-	copying.Wait()
+	stop()
 	if n := again.published.Load(); n < 3*stock {
 		t.Errorf("only %d copies were published", n)
 	}
@@ -103,23 +95,38 @@ func TestTwiceAndPoison(t *testing.T) {
 // message, or it would never end.
 type echo struct {
 	t         *testing.T
-	url       string
+	hand      int // so many are shuffled together
 	seen      map[string]bool
 	published atomic.Int64
 }
 
-func (e *echo) repeat(ctx context.Context, copies <-chan rabbit.Delivery) {
-	conn, err := rabbit.Dial(e.url)
-	if err != nil {
-		e.t.Error(err)
-		return
-	}
-	defer func() { _ = conn.Close() }()
+// repeat has an echo on a broker, until it is stopped.
+func repeat(t *testing.T, url string, hand int) (e *echo, stop func()) {
+	t.Helper()
+	conn, err := rabbit.Dial(url)
+	must(t, err)
 	ch, err := conn.Channel()
-	if err != nil {
-		e.t.Error(err)
-		return
-	}
+	must(t, err)
+	tap, err := ch.QueueDeclare("", false, true, true, false, nil)
+	must(t, err)
+	must(t, ch.QueueBind(tap.Name, "#", "flashsale.events", false, nil))
+	copies, err := ch.Consume(tap.Name, "", true, true, false, false, nil)
+	must(t, err)
+	out, err := conn.Channel()
+	must(t, err)
+	e = &echo{t: t, hand: hand, seen: map[string]bool{}}
+	var copying sync.WaitGroup
+	copying.Go(func() { e.repeat(t.Context(), out, copies) })
+	stop = sync.OnceFunc(func() {
+		_ = ch.Close() // the copies end
+		copying.Wait()
+		_ = conn.Close()
+	})
+	t.Cleanup(stop)
+	return e, stop
+}
+
+func (e *echo) repeat(ctx context.Context, ch *rabbit.Channel, copies <-chan rabbit.Delivery) {
 	rng := rand.New(rand.NewPCG(7, 7))
 	var hand []rabbit.Delivery
 	for d := range copies {
@@ -129,11 +136,11 @@ func (e *echo) repeat(ctx context.Context, copies <-chan rabbit.Delivery) {
 		}
 		e.seen[key] = true
 		hand = append(hand, d, d)
-		if len(hand) < 40 {
+		if len(hand) < e.hand {
 			continue
 		}
 		rng.Shuffle(len(hand), func(i, j int) { hand[i], hand[j] = hand[j], hand[i] })
-		for _, h := range hand[:30] { // some stay for later: they come long after their time
+		for _, h := range hand[:e.hand*3/4] { // some stay for later: they come long after their time
 			err := ch.PublishWithContext(ctx, "flashsale.events", h.RoutingKey, true, false, rabbit.Publishing{
 				Body: h.Body, ContentType: h.ContentType, Type: h.Type, DeliveryMode: rabbit.Persistent, Headers: h.Headers,
 			})
@@ -143,7 +150,7 @@ func (e *echo) repeat(ctx context.Context, copies <-chan rabbit.Delivery) {
 			}
 			e.published.Add(1)
 		}
-		hand = append(hand[:0], hand[30:]...)
+		hand = append(hand[:0], hand[e.hand*3/4:]...)
 	}
 }
 

@@ -129,6 +129,8 @@ type load struct {
 	client *http.Client
 	cuts   bool // connections to the address may fail
 	jumps  bool // clocks do: a hold may end at any moment
+	parts  int  // they come in so many parts, each when next says so, and stock is added for each; 0: in one
+	next   chan struct{}
 	done   atomic.Int64
 
 	mu      sync.Mutex
@@ -209,15 +211,24 @@ func (s *system) at(run *load, shoppers int) {
 func (l *load) run(ctx context.Context) tally {
 	var all sync.WaitGroup
 	began := time.Now()
+	opened := began
 	all.Go(func() {
 		for n := range 2 {
-			if pause(ctx, time.Until(began.Add(l.window*time.Duration(n+1)/3))) == nil {
+			if pause(ctx, time.Until(opened.Add(l.window*time.Duration(n+1)/3))) == nil {
 				l.addStock(ctx, n, max(1, l.stock/10))
 			}
 		}
 	})
 	slots := make(chan struct{}, underWay)
 	for n, p := range l.plans {
+		if l.parts > 0 && n > 0 && n*l.parts/len(l.plans) > (n-1)*l.parts/len(l.plans) {
+			select {
+			case <-l.next:
+			case <-ctx.Done():
+			}
+			began = time.Now().Add(-p.at)
+			all.Go(func() { l.addStock(ctx, 2+n, max(1, l.stock/4)) })
+		}
 		if pause(ctx, time.Until(began.Add(p.at))) != nil {
 			break
 		}
@@ -389,6 +400,13 @@ func (l *load) ask(ctx context.Context, token, method, path string, body any, he
 			return answer{}, true
 		}
 	}
+}
+
+// came is how many shoppers have come.
+func (l *load) came() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.counts["came"]
 }
 
 // told is what shoppers have been told so far that sends them again.

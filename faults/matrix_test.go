@@ -73,6 +73,8 @@ type site struct {
 	pause    time.Duration       // how long a fault lasts that does not end by itself
 	to       map[string][]string // where nginx finds each service
 	twins    []*process          // second instances
+	customer *customer           // who is told by webhooks; nil: nobody
+	twice    *repeater           // between the services; nil: nothing is
 }
 
 // hang waits for as long as a fault lasts.
@@ -228,6 +230,7 @@ type fault struct {
 	hangs   bool                 // lasts for as long as hangFor says
 	breaks  bool                 // shoppers' connections fail
 	calm    bool                 // nobody is told to repeat anything, but who has the same key under way
+	crowd   func(*load)          // what is different about its crowd
 	prepare func(s *site) func() // before the crowd comes; what it returns undoes it
 	strike  func(s *site)
 }
@@ -344,12 +347,12 @@ func faults(mode string) []fault {
 	return all
 }
 
-// restart has a service stop, and start with a setting.
-func (s *site) restart(role, setting string) {
+// restart has a service stop, and start with settings.
+func (s *site) restart(role string, settings ...string) {
 	s.t.Helper()
 	p := s.services[role]
 	p.end(syscall.SIGTERM)
-	p.args = append(p.args, setting) // the last one counts
+	p.args = append(p.args, settings...) // the last one counts
 	p.start()
 }
 
@@ -399,25 +402,29 @@ func (s *site) everyPostgres(sig syscall.Signal) {
 }
 
 // TestMatrix: every server and every service is killed, and stopped for a while, and the connections between them are
-// cut, slowed and left half open, in the middle of a sale, in both wirings. After each fault a shopper is served again
+// cut, slowed and left half open, and what they tell each other comes twice or not at all, in the middle of a sale, in both
+// wirings. After each fault a shopper is served again
 // within the bound; the crowd's log agrees with the ledger, and every 202 is decided; once everybody has paid or let go,
 // the rest is bought and every unit is sold exactly once; the books agree.
 func TestMatrix(t *testing.T) {
-	r := newReport(t)
 	for _, mode := range []string{"sync", "async"} {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
-			t.Run("servers", func(t *testing.T) { cells(t, r, mode, faults(mode), false) })
-			t.Run("network", func(t *testing.T) { cells(t, r, mode, networkFaults(mode), true) })
+			t.Run("servers", func(t *testing.T) { cells(t, mode, faults(mode), false) })
+			t.Run("messages", func(t *testing.T) { cells(t, mode, messageFaults(mode), false) })
+			t.Run("network", func(t *testing.T) { cells(t, mode, networkFaults(mode), true) })
 		})
 	}
 }
 
 // cells runs some faults on one site, one after the other.
-func cells(t *testing.T, r *report, mode string, all []fault, wired bool) {
+func cells(t *testing.T, mode string, all []fault, wired bool) {
 	t.Helper()
 	if testing.Short() {
 		all = slices.DeleteFunc(all, func(f fault) bool { return !f.short })
+	}
+	if len(all) == 0 {
+		return
 	}
 	var s *site
 	if wired {
@@ -442,7 +449,7 @@ func cells(t *testing.T, r *report, mode string, all []fault, wired bool) {
 				v := row{wiring: mode, fault: f.name, seed: seed, struck: 10}
 				defer func() {
 					v.ok, v.wrong, v.total = !t.Failed(), s.wrong, time.Since(began)
-					r.add(v)
+					results.add(v)
 				}()
 				if seed > 1 { // another moment
 					v.struck = 5 + rand.New(rand.NewPCG(seed, uint64(len(f.name)))).IntN(60)
@@ -455,7 +462,11 @@ func cells(t *testing.T, r *report, mode string, all []fault, wired bool) {
 				if f.hangs { // the sale goes on behind it
 					window = s.pause + 2*time.Second
 				}
-				run, c, sale, done := s.crowdFor(base, stock, demand(stock), window, seed, f.breaks)
+				var special []func(*load)
+				if f.crowd != nil {
+					special = append(special, f.crowd)
+				}
+				run, c, sale, done := s.crowdFor(base, stock, demand(stock), window, seed, f.breaks, special...)
 				s.at(run, demand(stock)*v.struck/100)
 				f.strike(s)
 				probes++
@@ -503,7 +514,7 @@ func TestCellsAreDocumented(t *testing.T) {
 	b, err := os.ReadFile("../docs/failure-model.md")
 	must(t, err)
 	cells := map[string]bool{}
-	for _, f := range append(faults("async"), networkFaults("async")...) {
+	for _, f := range slices.Concat(faults("async"), networkFaults("async"), messageFaults("async"), messageFaults("sync")) {
 		cells[f.name] = true
 		if !strings.Contains(string(b), "`"+f.name+"`") {
 			t.Errorf("the cell %q is not in the document", f.name)
@@ -512,7 +523,7 @@ func TestCellsAreDocumented(t *testing.T) {
 	for _, c := range clockCells() { // TestClocksAreDocumented wants them
 		cells[c.name] = true
 	}
-	for _, m := range regexp.MustCompile("`((?:kill -9|stop|FLUSHALL|a Redis|rolling|no|the|an|switch|cut|200 ms|half-open) [^`]*)`").FindAllStringSubmatch(string(b), -1) {
+	for _, m := range regexp.MustCompile("`((?:kill -9|stop|FLUSHALL|a|rolling|no|the|an|switch|cut|200 ms|half-open|messages|calls|webhooks|order|inventory) [^`]*)`").FindAllStringSubmatch(string(b), -1) {
 		if !cells[m[1]] {
 			t.Errorf("the document names a cell %q", m[1])
 		}

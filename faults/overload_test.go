@@ -198,7 +198,6 @@ func cpu(t *testing.T) time.Duration {
 // else is told at once when to come again, and behind it one buyer alone is served as before. The settings are the
 // product's own.
 func TestOverload(t *testing.T) {
-	rep := newReport(t)
 	modes, times, window, least := []string{"sync", "async"}, []int{3, 10}, time.Minute, 0.8
 	if testing.Short() {
 		modes, times, window, least = modes[:1], times[:1], 12*time.Second, 0.4
@@ -244,7 +243,7 @@ func TestOverload(t *testing.T) {
 					began, used := time.Now(), cpu(t)
 					defer func() {
 						v.ok, v.wrong, v.total = !t.Failed(), s.wrong, time.Since(began)
-						rep.add(v)
+						results.add(v)
 					}()
 					rate := best * float64(more)
 					var all sync.WaitGroup

@@ -17,7 +17,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -334,69 +333,114 @@ func (s *site) kills(seed uint64, times int) {
 // TestPhases: in the middle of a sale a service dies between two steps that belong together, or hangs there while others
 // go on, in both wirings; and services are killed at random times. What holds after TestMatrix's cells holds here.
 func TestPhases(t *testing.T) {
+	_, err := sabotaged() // before anything waits for it
+	must(t, err)
 	for at, mode := range []string{"sync", "async"} { // and they begin at different calls
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
 			s := newSite(t, mode)
 			ann, probe := s.sale(s.base(), 1000, 10*time.Second)
-			var report strings.Builder
-			cuts, seeds := 0, seedsOf(t)
-			// during has something done in the middle of a sale, and holds afterwards what everybody was told against the books.
-			during := func(name string, strike func(run *journey.Run, noted func(phase, what string))) {
-				t.Run(name, func(t *testing.T) {
-					outer := s.t
-					s.t = t
-					defer func() { s.t = outer }()
-					run, c, sale, done := s.journeys(s.base(), 30, 90)
-					strike(run, func(phase, what string) {
-						cuts++
-						fmt.Fprintf(&report, "%-6s %-45s %-36s back after %6.2f s\n", mode, phase, what, s.decided(ann, probe, cuts).Seconds())
-					})
-					struck := time.Now()
-					s.bought(run, c, sale, done)
-					settled := time.Now()
-					s.auditIn(mode, 0)
-					t.Logf("settled after %s, audit after %s", settled.Sub(struck), time.Since(settled))
-				})
-			}
-			for _, g := range phases() {
-				during(g.group, func(run *journey.Run, noted func(string, string)) {
-					for _, p := range g.phases {
-						for _, c := range p.cuts {
-							for seed := range min(seeds, len(c.n)) {
-								n := c.n[(seed+at)%len(c.n)]
-								s.cutAt(c, n)
-								t.Logf("%d of the crowd are done", run.Progress().Done)
-								noted(p.name, fmt.Sprintf("%s %s:%d", c.role, c.at, n))
+			p := &phasing{site: s, ann: ann, probe: probe}
+			for seed := uint64(1); seed <= seeds(t); seed++ {
+				for _, g := range phases() {
+					cuts := 0
+					for _, ph := range g.phases {
+						cuts += len(ph.cuts)
+					}
+					p.during(t, g.group, seed, cuts, cutTakes, func(cut func(fault, phase string, strike func())) {
+						for _, ph := range g.phases {
+							for _, c := range ph.cuts {
+								n := c.n[(int(seed)-1+at)%len(c.n)]
+								how := "kill -9 "
+								if c.stop != nil {
+									how = "stop "
+								}
+								cut(how+c.role, fmt.Sprintf("%s (%s:%d)", ph.name, c.at, n), func() { s.cutAt(c, n) })
 							}
 						}
-					}
+					})
+				}
+				p.during(t, randomly, seed, 1, randomKills*cutTakes, func(cut func(fault, phase string, strike func())) {
+					cut("kill -9 services", randomly, func() { s.kills(2*seed+uint64(at), randomKills) })
 				})
 			}
-			during(randomly, func(_ *journey.Run, noted func(string, string)) {
-				for n := range seeds {
-					seed := uint64(2*n + at)
-					s.kills(seed, 4)
-					noted(randomly, fmt.Sprint("seed ", seed))
-				}
-			})
-			t.Logf("\n%s", report.String())
 		})
 	}
 }
 
-const randomly = "at random times"
+const (
+	randomly    = "at random times"
+	randomKills = 4
+)
 
-// seedsOf returns how many calls each cut is made at, and how many seeds the random times have, in each wiring.
-func seedsOf(t *testing.T) int {
+// phasing is a site in which phases are cut, and who asks whether it serves again.
+type phasing struct {
+	*site
+	ann    person
+	probe  journey.Sale
+	probes int
+}
+
+// during has something cut, several times, in the middle of one sale, and holds afterwards what everybody was told against
+// the books. A part of the crowd comes with each cut, within the time that it takes, more or less. Each cut is a row of the
+// report; what that says of the books is what they are after all of them.
+func (p *phasing) during(t *testing.T, name string, seed uint64, cuts int, takes time.Duration, strikes func(cut func(fault, phase string, strike func()))) {
 	t.Helper()
-	text := os.Getenv("FLASHSALE_TEST_SEEDS")
-	if text == "" {
-		return 1
+	if seed > 1 {
+		name = fmt.Sprintf("%s, seed %d", name, seed)
 	}
-	n, err := strconv.Atoi(text)
-	must(t, err)
-	return n
+	t.Run(name, func(t *testing.T) {
+		outer := p.t
+		p.t, p.wrong = t, nil
+		defer func() { p.t = outer }()
+		var rows []row
+		var sold int64
+		defer func() {
+			for n, v := range rows {
+				if v.ok, v.sold = !t.Failed(), sold; n == len(rows)-1 {
+					v.wrong = p.wrong
+				}
+				results.add(v)
+			}
+		}()
+		const stock = 40
+		next := make(chan struct{}, cuts)
+		run, c, sale, done := p.crowdFor(p.base(), stock, demand(stock), time.Duration(cuts)*takes, seed, false, func(l *load) { l.parts, l.next = cuts, next })
+		told := map[string]int{}
+		strikes(func(fault, phase string, strike func()) {
+			if len(rows) > 0 {
+				next <- struct{}{}
+			}
+			p.until("some of the next part are there", time.Minute, func() bool { return run.came() > demand(stock)*(4*len(rows)+1)/(4*cuts) })
+			began := time.Now()
+			rows = append(rows, row{wiring: p.mode, fault: fault, phase: phase, seed: seed, struck: int(run.done.Load()) * 100 / demand(stock)})
+			v := &rows[len(rows)-1]
+			strike()
+			p.probes++
+			v.back = p.decided(p.ann, p.probe, p.probes)
+			v.total = time.Since(began)
+			now := run.told()
+			v.repeated = list(less(now, told))
+			told = now
+		})
+		p.settled(run, c, sale, done)
+		sold = stock + run.added
+		p.auditIn(p.mode, 0)
+	})
+}
+
+// cutTakes is how long a cut takes, more or less.
+const cutTakes = 2 * time.Second
+
+// less is what was counted since.
+func less(now, before map[string]int) map[string]int {
+	since := map[string]int{}
+	for what, n := range now {
+		if n > before[what] {
+			since[what] = n - before[what]
+		}
+	}
+	return since
 }
 
 // TestPhasesAreDocumented: docs/failure-model.md names every phase, and none that is not there.

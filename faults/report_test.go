@@ -3,17 +3,18 @@
 package faults
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
 	"sync"
-	"testing"
 	"time"
 )
 
 // row is what one cell has shown.
 type row struct {
 	wiring, fault string
+	phase         string // between which steps, or how; empty where it is the fault itself
 	seed          uint64
 	struck        int           // percent of the crowd that was done when it struck
 	back          time.Duration // from the fault's end until a shopper was served again
@@ -24,30 +25,32 @@ type row struct {
 	wrong         []string
 }
 
-// report is the table of a run. It is printed when the test ends, and appended to the file that FAULTS_REPORT names.
+// report is the table of a run.
 type report struct {
 	mu   sync.Mutex
 	rows []row
 }
 
-func newReport(t *testing.T) *report {
-	t.Helper()
-	r := &report{}
-	t.Cleanup(func() {
-		if len(r.rows) == 0 {
-			return
-		}
-		table := r.String()
-		fmt.Print("\n", table, "\n") // whole, not as lines of a test's log
-		if path := os.Getenv("FAULTS_REPORT"); path != "" {
-			f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
-			must(t, err)
-			_, err = fmt.Fprintf(f, "# %s, %s\n\n%s\n", t.Name(), time.Now().UTC().Format(time.RFC3339), table)
-			must(t, err)
-			must(t, f.Close())
-		}
-	})
-	return r
+// results are those of every test of this run that has cells.
+var results report
+
+// publish prints the table when every test has ended, and appends it to the file that FAULTS_REPORT names.
+func (r *report) publish() error {
+	if len(r.rows) == 0 {
+		return nil
+	}
+	table := r.String()
+	fmt.Print("\n", table, "\n")
+	path := os.Getenv("FAULTS_REPORT")
+	if path == "" {
+		return nil
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(f, "# %s\n\n%s\n", time.Now().UTC().Format(time.RFC3339), table)
+	return errors.Join(err, f.Close())
 }
 
 func (r *report) add(v row) {
@@ -60,14 +63,14 @@ func (r *report) add(v row) {
 func (r *report) String() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	cells := [][]string{{"wiring", "fault", "seed", "struck at", "served again after", "whole cell", "units sold", "told to repeat", "verdict"}}
+	cells := [][]string{{"wiring", "fault", "phase", "seed", "struck at", "served again after", "whole cell", "units sold", "told to repeat", "verdict"}}
 	for _, v := range r.rows {
 		verdict := "holds"
 		if !v.ok {
 			verdict = "FAILED"
 		}
 		cells = append(cells, []string{
-			v.wiring, v.fault, fmt.Sprint(v.seed), fmt.Sprintf("%d %%", v.struck), fmt.Sprintf("%.2f s", v.back.Seconds()),
+			v.wiring, v.fault, v.phase, fmt.Sprint(v.seed), fmt.Sprintf("%d %%", v.struck), fmt.Sprintf("%.2f s", v.back.Seconds()),
 			fmt.Sprintf("%.1f s", v.total.Seconds()), fmt.Sprint(v.sold), v.repeated, verdict,
 		})
 	}

@@ -50,6 +50,10 @@ var binary = sync.OnceValues(func() (string, error) {
 func TestMain(m *testing.M) {
 	toxics.Register(troubleName, new(trouble))
 	code := m.Run()
+	if err := results.publish(); err != nil {
+		fmt.Fprintln(os.Stderr, "the report cannot be written:", err)
+		code = max(code, 1)
+	}
 	if path, err := binary(); err == nil {
 		_ = os.RemoveAll(filepath.Dir(path))
 	}
