@@ -636,10 +636,10 @@ func (s *system) settled(run *load, _ int64, sale journey.Sale, done <-chan tall
 	s.t.Helper()
 	res := <-done
 	var got map[id.ID]fact
-	s.until("every hold is paid for or over", 60*time.Second, func() bool {
+	s.until("every hold is paid for or over, and what was refunded is given back", 60*time.Second, func() bool {
 		_ = pause(s.t.Context(), 100*time.Millisecond) // each look is a connection of its own
 		got = s.ledger(sale)
-		return !slices.ContainsFunc(slices.Collect(maps.Values(got)), func(f fact) bool { return f.state == reservation.Held || f.state == reservation.Paying })
+		return !owed(run.log, got) && !slices.ContainsFunc(slices.Collect(maps.Values(got)), func(f fact) bool { return f.state == reservation.Held || f.state == reservation.Paying })
 	})
 	total := run.stock + run.added
 	s.until("the ledger has the stock that was added", 45*time.Second, func() bool {

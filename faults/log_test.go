@@ -102,6 +102,14 @@ func compare(wishes map[id.ID]wish, log []entry, rows map[id.ID]fact) (wrong []s
 	return wrong
 }
 
+// owed reports whether a refund that somebody was told of has not come to the ledger: the money goes back first, and the
+// units follow, seconds later when the inventory service was away. Until then what is sold is not what it will be.
+func owed(log []entry, rows map[id.ID]fact) bool {
+	return slices.ContainsFunc(log, func(e entry) bool {
+		return e.step == "refund" && (e.answer == "refunded" || e.answer == "accepted") && rows[e.id].state != reservation.Refunded
+	})
+}
+
 func story(es []entry) string {
 	var parts []string
 	for _, e := range es {
@@ -152,6 +160,9 @@ func TestLog(t *testing.T) {
 		rows := map[id.ID]fact{}
 		if c.state != none {
 			rows[rid] = fact{who, 2, c.state}
+		}
+		if late := c.state == reservation.Paid && strings.Contains(c.said, "refund") && !strings.HasSuffix(c.said, "silence"); owed(es, rows) != late {
+			t.Errorf("%s, and it is %s: owed %v", c.said, c.state, !late)
 		}
 		if wrong := compare(map[id.ID]wish{rid: {buyer: buyer{id: who}, quantity: 2}}, es, rows); (len(wrong) > 0) != c.mistake {
 			t.Errorf("%s, and it is %s: %q", c.said, c.state, wrong)
