@@ -152,10 +152,10 @@ func (t *Throttle) Run(ctx context.Context) error {
 	})
 }
 
-// How the rate follows the pressure: held where three quarters of what may be under way is, and changed by this much a
+// How the rate follows the pressure: held where half of what may be under way is, and changed by this much a
 // look at most.
 const (
-	wantedPressure = 0.75
+	wantedPressure = 0.5
 	slowest        = 0.7
 	fastest        = 1.15
 	leastRate      = 1.0
