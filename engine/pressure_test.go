@@ -14,6 +14,7 @@ import (
 	"flashsale/transport"
 	"fmt"
 	"log/slog"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,6 +22,8 @@ import (
 
 // till makes payments: so many a second get done, and so many may be under way.
 type till struct {
+	mu sync.Mutex
+
 	perSecond, under, done, came float64
 	turned                       float64 // away, for there were as many as may be
 	most                         int
@@ -28,10 +31,19 @@ type till struct {
 }
 
 func (p *till) pressure(context.Context) (engine.Pressure, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if p.away {
 		return engine.Pressure{}, transport.ErrUnavailable
 	}
 	return engine.Pressure{UnderWay: int(p.under), Most: p.most, Came: p.came, Done: p.perSecond}, nil
+}
+
+// goAway leaves nobody who answers, or makes a payment.
+func (p *till) goAway() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.away, p.perSecond = true, 0
 }
 
 // run has shoppers come for some time, at a rate, to several throttles; who is let in pays at once. It returns how many
@@ -49,6 +61,7 @@ func (p *till) run(throttles []*engine.Throttle, rate float64, d time.Duration) 
 			}
 		}
 		in += entered
+		p.mu.Lock()
 		p.came = entered / step.Seconds()
 		p.under += entered
 		if over := p.under - float64(p.most); over > 0 {
@@ -56,6 +69,7 @@ func (p *till) run(throttles []*engine.Throttle, rate float64, d time.Duration) 
 		}
 		now := min(p.under, p.perSecond*step.Seconds())
 		p.under, p.done = p.under-now, p.done+now
+		p.mu.Unlock()
 	}
 	return came / d.Seconds(), in / d.Seconds(), (p.done - before) / d.Seconds()
 }
@@ -97,7 +111,7 @@ func TestThrottle(t *testing.T) {
 				t.Errorf("%+v: behind it only %.0f of %.0f a second are let in", c, in, came)
 			}
 			_, _, _ = p.run(all, 3*c.perSecond, 5*time.Second)
-			p.away, p.perSecond = true, 0
+			p.goAway()
 			_, _, _ = p.run(all, 3*c.perSecond, 20*time.Second)
 			if came, in, _ := p.run(all, 3*c.perSecond, 10*time.Second); in != came {
 				t.Errorf("%+v: while nobody can be asked only %.0f of %.0f a second are let in", c, in, came)
