@@ -122,6 +122,9 @@ func generally(b []byte) (Envelope, error) {
 	if err != nil {
 		return bad("subject: %w", err)
 	}
+	if eid.IsZero() || subject.IsZero() { // nobody's, and could not be written again
+		return bad("an id of zeros")
+	}
 	at, err := time.Parse(time.RFC3339Nano, c.Time)
 	if err != nil {
 		return bad("time: %w", err)

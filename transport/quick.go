@@ -39,7 +39,7 @@ func quickly(b []byte) (e Envelope, ok bool) {
 	e.ID, errs[0] = id.Parse(eid)
 	e.Subject, errs[1] = id.Parse(subject)
 	e.Time, errs[2] = time.Parse(time.RFC3339Nano, said)
-	if errs != [3]error{} || said[len(said)-1] != 'Z' || !jsontext.Value(e.Data).IsValid() {
+	if errs != [3]error{} || said[len(said)-1] != 'Z' || !jsontext.Value(e.Data).IsValid() || e.ID.IsZero() || e.Subject.IsZero() {
 		return Envelope{}, false
 	}
 	e.Type, e.Source, e.Version, e.Time = kind, Service(source), version, e.Time.UTC()
