@@ -372,7 +372,7 @@ func rare() []string {
 // until waits for an expression to hold.
 func (f filled) until(t *testing.T, what, expr string) {
 	t.Helper()
-	for deadline := time.Now().Add(45 * time.Second); ; time.Sleep(200 * time.Millisecond) {
+	for deadline := time.Now().Add(150 * time.Second); ; time.Sleep(200 * time.Millisecond) {
 		series, err := f.prometheus.Query(expr)
 		if err == nil && len(series) > 0 {
 			return
