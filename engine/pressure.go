@@ -3,10 +3,10 @@ package engine
 import (
 	"context"
 	"encoding/json"
-	"flashsale/payment"
 	"flashsale/transport"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,10 +19,30 @@ import (
 // Pressure is what a service has under way, and the most that it takes on.
 type Pressure struct {
 	UnderWay int     `json:"under_way"`
+	Late     int     `json:"late"` // of them: nobody has come to them for a second
 	Most     int     `json:"most"`
 	Came     float64 `json:"came"` // a second, to the process that is asked, repetitions included
 	Done     float64 `json:"done"` // a second, in that process
 }
+
+// level is 1 where no more may be under way, and where as many are late as get done in a second: the bound is for machines
+// that do a thousand a second, and on one that does a hundred everybody would wait ten seconds before it is felt. Where
+// nothing gets done somebody has died, and turning shoppers away would not help.
+func (p Pressure) level() float64 {
+	level := 0.0
+	if p.Most > 0 {
+		level = float64(p.UnderWay) / float64(p.Most)
+	}
+	if p.Done >= 1 {
+		level = max(level, float64(p.Late)/max(p.Done, fewLate))
+	}
+	return level
+}
+
+const (
+	lateAfter = time.Second
+	fewLate   = 64 // what one death leaves behind is not an overload
+)
 
 // underWay counts payments without an outcome, over all processes. It is as exact as a bound must be: between two looks
 // at the store a process knows of its own only.
@@ -39,14 +59,21 @@ type underWay struct {
 func (u *underWay) full() bool { return u.now.Load() >= u.most }
 
 // look takes over what the store has.
-func (u *underWay) look(n int, now time.Time) {
+func (u *underWay) look(n, late int, now time.Time) {
 	u.now.Store(int64(n))
 	came, done := u.came.Swap(0), u.done.Swap(0)
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	past := max(now.Sub(u.looked), time.Millisecond).Seconds() // the clock may have been set back
 	u.looked = now
-	u.last.Came, u.last.Done = float64(came)/past, float64(done)/past
+	u.last.Late = late
+	u.last.Came, u.last.Done = smooth(u.last.Came, float64(came), past), smooth(u.last.Done, float64(done), past)
+}
+
+// smooth returns a rate over the last second or so, when n more came in the time past: groups of them finish together.
+func smooth(rate, n, past float64) float64 {
+	old := math.Exp(-past)
+	return old*rate + (1-old)*n/past
 }
 
 // Pressure returns the payments under way, and how many may be.
@@ -68,9 +95,9 @@ func (s *Payments) Look(ctx context.Context) error {
 
 // LookOnce counts the payments under way in the store.
 func (s *Payments) LookOnce(ctx context.Context) error {
-	ps, err := s.store.Stuck(ctx, []payment.State{payment.Requested, payment.Charging}, 0, int(s.load.most))
+	n, late, err := s.store.UnderWay(ctx, lateAfter)
 	if err == nil {
-		s.load.look(len(ps), s.clock())
+		s.load.look(n, late, s.clock())
 	}
 	return err
 }
@@ -152,8 +179,8 @@ func (t *Throttle) Run(ctx context.Context) error {
 	})
 }
 
-// How the rate follows the pressure: held where half of what may be under way is, and changed by this much a
-// look at most.
+// How the rate follows the pressure: held where half of what may be under way is, or half a second's payments are late, and
+// changed by this much a look at most.
 const (
 	wantedPressure = 0.5
 	slowest        = 0.7
@@ -172,10 +199,7 @@ func (t *Throttle) look(ctx context.Context, p Pressure) {
 	}
 	in, came := float64(t.in)/past, float64(t.came)/past
 	t.in, t.came, t.looked = 0, 0, now
-	pressure := 0.0
-	if p.Most > 0 {
-		pressure = float64(p.UnderWay) / float64(p.Most)
-	}
+	pressure := p.level()
 	change := max(slowest, min(fastest, 1+2*(1-slowest)*(wantedPressure-pressure)))
 	switch {
 	case t.rate == 0 && pressure <= wantedPressure:
@@ -184,7 +208,7 @@ func (t *Throttle) look(ctx context.Context, p Pressure) {
 			in *= p.Done / p.Came
 		}
 		t.rate, t.filled = max(leastRate, in), now
-		t.log.WarnContext(ctx, "reservations are let in no faster than payments get done", "payments", p.UnderWay, "of", p.Most, "a_second", int(t.rate))
+		t.log.WarnContext(ctx, "reservations are let in no faster than payments get done", "payments", p.UnderWay, "late", p.Late, "of", p.Most, "a_second", int(t.rate))
 	case pressure <= wantedPressure && t.rate > 2*came+leastRate: // nobody is turned away
 		t.rate = 0
 		t.log.InfoContext(ctx, "reservations are let in as they come")

@@ -26,6 +26,7 @@ type till struct {
 
 	perSecond, under, done, came float64
 	turned                       float64 // away, for there were as many as may be
+	longest                      float64 // queue
 	most                         int
 	away                         bool // nobody answers for it
 }
@@ -36,7 +37,8 @@ func (p *till) pressure(context.Context) (engine.Pressure, error) {
 	if p.away {
 		return engine.Pressure{}, transport.ErrUnavailable
 	}
-	return engine.Pressure{UnderWay: int(p.under), Most: p.most, Came: p.came, Done: p.perSecond}, nil
+	late := max(0, p.under-p.perSecond) // the first to come is the first to pay
+	return engine.Pressure{UnderWay: int(p.under), Late: int(late), Most: p.most, Came: p.came, Done: p.perSecond}, nil
 }
 
 // goAway leaves nobody who answers, or makes a payment.
@@ -69,6 +71,7 @@ func (p *till) run(throttles []*engine.Throttle, rate float64, d time.Duration) 
 		}
 		now := min(p.under, p.perSecond*step.Seconds())
 		p.under, p.done = p.under-now, p.done+now
+		p.longest = max(p.longest, p.under)
 		p.mu.Unlock()
 	}
 	return came / d.Seconds(), in / d.Seconds(), (p.done - before) / d.Seconds()
@@ -82,7 +85,7 @@ func TestThrottle(t *testing.T) {
 	for _, c := range []struct {
 		processes int
 		perSecond float64
-	}{{1, 200}, {2, 200}, {4, 50}, {2, 3000}} {
+	}{{1, 200}, {2, 200}, {4, 50}, {1, 30}, {2, 3000}} {
 		synctest.Test(t, func(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
@@ -98,9 +101,12 @@ func TestThrottle(t *testing.T) {
 			}
 			for _, times := range []float64{3, 10} {
 				_, _, _ = p.run(all, times*c.perSecond, 5*time.Second) // until it is known
-				p.turned, p.done = 0, 0
+				p.turned, p.done, p.longest = 0, 0, 0
 				if _, in, paid := p.run(all, times*c.perSecond, time.Minute); paid < 0.95*c.perSecond || in > 1.1*c.perSecond {
 					t.Errorf("%+v: at %.0f times as many: %.0f a second are let in, and %.0f pay", c, times, in, paid)
+				}
+				if wait := p.longest / c.perSecond; wait > 4 {
+					t.Errorf("%+v: at %.0f times as many who is let in waits for %.1f s", c, times, wait)
 				}
 				if p.turned > 0.02*p.done {
 					t.Errorf("%+v: at %.0f times as many %.0f are let in and cannot pay, and %.0f pay", c, times, p.turned, p.done)

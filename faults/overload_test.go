@@ -46,17 +46,24 @@ func (r *rush) again(step string, a answer) (time.Duration, bool) {
 		return 0, false
 	}
 	r.troubled(step + " " + a.kind)
-	secs, err := strconv.Atoi(a.header.Get("Retry-After"))
-	if err != nil || secs < 1 {
+	wait, says := told(a)
+	if !says {
 		r.mistake("%s: %v says nothing of when to come again", step, a)
-		secs = 1
+		wait = time.Second
 	}
-	return time.Duration(secs) * time.Second, true
+	return wait, true
 }
 
-// look asks for something until it is decided.
+// told returns how long an answer says to wait.
+func told(a answer) (time.Duration, bool) {
+	secs, err := strconv.Atoi(a.header.Get("Retry-After"))
+	return time.Duration(secs) * time.Second, err == nil && secs > 0
+}
+
+// look asks for something until it is decided: often within the first second, and then when the answers say.
 func (r *rush) look(ctx context.Context, token, at string, undecided ...string) (answer, bool) {
-	for giveUp := time.Now().Add(patience); time.Now().Before(giveUp); {
+	began := time.Now()
+	for time.Since(began) < patience {
 		a, err := r.send(ctx, token, "GET", at, nil)
 		wait, busy := r.again("look", a)
 		switch {
@@ -67,8 +74,13 @@ func (r *rush) look(ctx context.Context, token, at string, undecided ...string) 
 			return a, false
 		case !busy && !slices.Contains(undecided, a.State):
 			return a, true
-		case !busy:
+		case !busy && time.Since(began) < time.Second:
 			wait = 200 * time.Millisecond
+		case !busy:
+			if wait, busy = told(a); !busy {
+				r.mistake("look at %s: %v says nothing of when to look again", at, a)
+				return a, false
+			}
 		}
 		if pause(ctx, wait) != nil {
 			return a, false

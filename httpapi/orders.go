@@ -196,6 +196,10 @@ func (a *API) MountPayments(s Payments) {
 		if err != nil {
 			return err
 		}
+		switch p.State {
+		case payment.Requested, payment.Charging, payment.Unknown, payment.Refunding:
+			a.lookAgain(c, p.UpdatedAt)
+		}
 		return c.JSON(viewPayment(p))
 	})
 	a.app.Post("/api/v1/admin/orders/:id/refund", a.auth(account.Operator), func(c *fiber.Ctx) error {
@@ -247,7 +251,7 @@ func (a *API) pay(c *fiber.Ctx, s Payments) error {
 	}
 	switch {
 	case !out.Decided:
-		c.Set("Retry-After", "1")
+		a.lookAgain(c, out.Payment.UpdatedAt)
 		return c.Status(fiber.StatusAccepted).JSON(viewPayment(out.Payment))
 	case out.Payment.State == payment.Declined:
 		return errDeclined

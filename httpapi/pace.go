@@ -2,8 +2,11 @@ package httpapi
 
 import (
 	"math/rand/v2"
+	"strconv"
 	"sync"
 	"time"
+
+	"github.com/gofiber/fiber/v2"
 )
 
 // paces says of each route when those who are turned away for overload should come again: all at once, a second later,
@@ -23,8 +26,9 @@ type pace struct {
 }
 
 const (
-	paceWindow = time.Second
-	longest    = 30 // seconds that somebody is told to wait
+	paceWindow  = time.Second
+	longest     = 30 // seconds that somebody is told to wait
+	longestLook = 5  // seconds, who waits for a decision
 )
 
 func newPaces(clock func() time.Time) *paces { return &paces{clock: clock, of: map[string]*pace{}} }
@@ -55,4 +59,14 @@ func (p *paces) note(route string, away bool) int {
 	turns := (v.away + v.lastAway) / max(v.done+v.lastDone, 1)
 	wait := max(1, min(turns, longest*2/3))
 	return wait - wait/2 + rand.IntN(wait/2*2+1)
+}
+
+// lookAgain says with what is not decided yet when to look again: after half the time that it has taken so far. Those who
+// wait are most when least can be done, and each look takes from what they wait for.
+func (a *API) lookAgain(c *fiber.Ctx, since time.Time) {
+	wait := 1
+	if !since.IsZero() {
+		wait = max(1, min(int(a.cfg.Clock().Sub(since)/(2*time.Second)), longestLook))
+	}
+	c.Set("Retry-After", strconv.Itoa(wait))
 }

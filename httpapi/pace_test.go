@@ -1,8 +1,12 @@
 package httpapi
 
 import (
+	"net/http"
+	"net/http/httptest"
 	"testing"
 	"time"
+
+	"github.com/gofiber/fiber/v2"
 )
 
 // TestPaces: who is turned away is told to come again when those before have been served, spread out; a route is as fast
@@ -41,5 +45,27 @@ func TestPaces(t *testing.T) {
 	now = now.Add(-time.Hour) // the clock is set back
 	if got := p.note(hot, true); got != 1 {
 		t.Errorf("after the clock was set back: told %d s", got)
+	}
+}
+
+// TestLookAgain: the longer a decision takes, the longer is told to wait before the next look at it, within bounds.
+func TestLookAgain(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	a := &API{cfg: Config{Clock: func() time.Time { return now }}}
+	for age, want := range map[time.Duration]string{-time.Hour: "1", 0: "1", 3900 * time.Millisecond: "1", 4 * time.Second: "2", 9 * time.Second: "4", time.Hour: "5"} {
+		app := fiber.New()
+		app.Get("/", func(c *fiber.Ctx) error {
+			a.lookAgain(c, now.Add(-age))
+			return nil
+		})
+		res, err := app.Test(httptest.NewRequest(http.MethodGet, "/", nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+		if got := res.Header.Get("Retry-After"); got != want {
+			t.Errorf("undecided for %s: told to look again after %s s, want %s", age, got, want)
+		}
 	}
 }

@@ -33,6 +33,9 @@ func (a *API) MountReservations(s Reservations) {
 		if err != nil {
 			return err
 		}
+		if r.State == reservation.Requested {
+			a.lookAgain(c, r.CreatedAt)
+		}
 		return c.JSON(viewReservation(r))
 	})
 	a.app.Get("/api/v1/reservations/:id/events", shopper, func(c *fiber.Ctx) error { return a.reservationEvents(c, s) })
@@ -102,7 +105,7 @@ func (a *API) reserve(c *fiber.Ctx, s Reservations) error {
 		}
 	}
 	if !out.Decided {
-		c.Set("Retry-After", "1")
+		a.lookAgain(c, out.Reservation.CreatedAt)
 		return c.Status(fiber.StatusAccepted).JSON(viewReservation(out.Reservation))
 	}
 	status := fiber.StatusCreated

@@ -74,6 +74,9 @@ type Store interface {
 	// Stuck returns up to limit payments that have been in one of the states for longer than age,
 	// the oldest first. A limit below 1 returns none.
 	Stuck(ctx context.Context, states []State, age time.Duration, limit int) ([]Payment, error)
+	// UnderWay counts the payments that are requested or charging, and those of them that have been requested for longer
+	// than age: nobody has come to them yet.
+	UnderWay(ctx context.Context, age time.Duration) (all, late int, err error)
 	// Decided returns up to limit payments that are captured, declined or refunded, and have been since
 	// after a time but for longer than age, in the order in which they got there. A time that is younger than
 	// age was noted before the store's clock was set back: twice the age is taken for it.

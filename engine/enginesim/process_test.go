@@ -662,6 +662,11 @@ func (s paymentsOf) Stuck(ctx context.Context, states []payment.State, age time.
 	return do(ctx, s.p.w, s.p, "payments.stuck", storeSilence, func() ([]payment.Payment, error) { return s.p.w.payments.Stuck(ctx, states, age, limit) })
 }
 
+// UnderWay implements payment.Store. Nobody in the simulation looks at it.
+func (s paymentsOf) UnderWay(ctx context.Context, age time.Duration) (all, late int, err error) {
+	return s.p.w.payments.UnderWay(ctx, age)
+}
+
 // Decided implements payment.Store.
 func (s paymentsOf) Decided(ctx context.Context, after time.Time, age time.Duration, limit int) ([]payment.Payment, error) {
 	if ps, err := s.p.w.payments.Decided(ctx, after, age, limit); len(ps) == 0 {

@@ -330,6 +330,22 @@ func (s *payments) Stuck(_ context.Context, states []payment.State, age time.Dur
 	return out[:min(len(out), max(limit, 0))], nil
 }
 
+// UnderWay implements payment.Store.
+func (s *payments) UnderWay(_ context.Context, age time.Duration) (all, late int, err error) {
+	before := micros(s.outbox.clock()).Add(-age)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.rows {
+		if p.State == payment.Requested || p.State == payment.Charging {
+			all++
+		}
+		if p.State == payment.Requested && !p.UpdatedAt.After(before) {
+			late++
+		}
+	}
+	return all, late, nil
+}
+
 // Decided implements payment.Store.
 func (s *payments) Decided(_ context.Context, after time.Time, age time.Duration, limit int) ([]payment.Payment, error) {
 	before := micros(s.outbox.clock()).Add(-age)

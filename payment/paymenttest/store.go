@@ -343,10 +343,18 @@ func storeStuck(t *testing.T, s *till) {
 			t.Errorf("%v for %s, at most %d: %+v, %v\nwant %+v", c.states, c.age, c.limit, got, err, c.want)
 		}
 	}
+	for age, want := range map[time.Duration][2]int{0: {6, 3}, time.Minute: {6, 3}, time.Hour: {6, 2}, 5 * time.Hour: {6, 0}} {
+		if all, late, err := s.UnderWay(t.Context(), age); err != nil || [2]int{all, late} != want {
+			t.Errorf("%d are under way and %d of them requested for longer than %s, %v; want %v", all, late, age, err, want)
+		}
+	}
 	for _, ps := range at {
 		for _, p := range ps {
 			s.to(p, payment.Declined)
 		}
+	}
+	if all, late, err := s.UnderWay(t.Context(), 0); err != nil || all != 0 || late != 0 {
+		t.Errorf("%d are under way, %d of them late, %v; none is", all, late, err)
 	}
 	if got, err := s.Stuck(t.Context(), both, 0, 100); err != nil || len(got) != 0 {
 		t.Fatalf("%+v, %v", got, err)

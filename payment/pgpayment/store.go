@@ -158,6 +158,16 @@ func (s *Store) Stuck(ctx context.Context, states []payment.State, age time.Dura
 	return out, nil
 }
 
+// UnderWay implements payment.Store.
+func (s *Store) UnderWay(ctx context.Context, age time.Duration) (all, late int, err error) {
+	err = s.pool.QueryRow(ctx, `SELECT count(*), count(*) FILTER (WHERE state = 'requested' AND updated_at <= now() - make_interval(secs => $1))
+		FROM payment WHERE state IN ('requested', 'charging')`, age.Seconds()).Scan(&all, &late)
+	if err != nil {
+		return 0, 0, fmt.Errorf("payment: under way: %w", err)
+	}
+	return all, late, nil
+}
+
 // Decided implements payment.Store.
 func (s *Store) Decided(ctx context.Context, after time.Time, age time.Duration, limit int) ([]payment.Payment, error) {
 	out, err := s.list(ctx, selectPayments+` WHERE state IN ('captured', 'declined', 'refunded') AND updated_at <= now() - make_interval(secs => $2)
