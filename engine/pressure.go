@@ -126,13 +126,16 @@ type Throttle struct {
 	clock func() time.Time
 	log   *slog.Logger
 
-	mu     sync.Mutex
-	rate   float64 // a second; 0: any number
-	tokens float64 // of what may be let in now; a quarter of a second's at most
-	filled time.Time
-	in     int // since the last look
-	came   int
-	looked time.Time
+	mu       sync.Mutex
+	rate     float64 // a second; 0: any number
+	known    float64 // rate at which payments got done when they were too many last, or half of what was known before
+	pressure float64 // at the last look
+	tokens   float64 // of what may be let in now; a quarter of a second's at most
+	filled   time.Time
+	in, came int     // since the last look
+	entering float64 // a second
+	coming   float64
+	looked   time.Time
 }
 
 // NewThrottle returns a Throttle that lets in everybody until Run hears of pressure.
@@ -179,12 +182,15 @@ func (t *Throttle) Run(ctx context.Context) error {
 	})
 }
 
-// How the rate follows the pressure: held where half of what may be under way is, or half a second's payments are late, and
-// changed by this much a look at most.
+// How the rate follows the pressure: held where half of what may be under way is, or half a second's payments are late.
+// While there is more, it goes down by so much a look at most, and no further than to a part of what is known to get done;
+// when there is less it is soon there again, and feels its way beyond.
 const (
 	wantedPressure = 0.5
 	slowest        = 0.7
-	fastest        = 1.15
+	back           = 1.3
+	beyond         = 1.05
+	drained        = 0.25
 	leastRate      = 1.0
 )
 
@@ -197,22 +203,32 @@ func (t *Throttle) look(ctx context.Context, p Pressure) {
 		t.looked = now
 		return
 	}
-	in, came := float64(t.in)/past, float64(t.came)/past
+	t.entering, t.coming = smooth(t.entering, float64(t.in), past), smooth(t.coming, float64(t.came), past)
 	t.in, t.came, t.looked = 0, 0, now
 	pressure := p.level()
-	change := max(slowest, min(fastest, 1+2*(1-slowest)*(wantedPressure-pressure)))
+	was := t.pressure
+	t.pressure = pressure
 	switch {
-	case t.rate == 0 && pressure <= wantedPressure:
-	case t.rate == 0: // as many fewer as payments get done of those that come: the next ones are on their way already
-		if p.Came > p.Done {
-			in *= p.Done / p.Came
-		}
-		t.rate, t.filled = max(leastRate, in), now
-		t.log.WarnContext(ctx, "reservations are let in no faster than payments get done", "payments", p.UnderWay, "late", p.Late, "of", p.Most, "a_second", int(t.rate))
-	case pressure <= wantedPressure && t.rate > 2*came+leastRate: // nobody is turned away
+	case pressure <= wantedPressure && t.rate == 0:
+	case pressure <= wantedPressure && t.rate > 2*t.coming+leastRate: // nobody is turned away
 		t.rate = 0
 		t.log.InfoContext(ctx, "reservations are let in as they come")
+	case pressure <= wantedPressure && t.rate < t.known:
+		t.rate *= back
+	case pressure <= wantedPressure:
+		t.rate *= beyond
+	case was <= wantedPressure: // as many fewer as payments get done of those that come: the next ones are on their way already
+		done := t.entering
+		if p.Came > p.Done {
+			done *= p.Done / p.Came
+		}
+		t.known = max(leastRate, done, t.known/2)
+		if t.rate == 0 {
+			t.log.WarnContext(ctx, "reservations are let in no faster than payments get done", "payments", p.UnderWay, "late", p.Late, "of", p.Most, "a_second", int(t.known))
+			t.rate, t.filled = t.known, now
+		}
+		t.rate = min(t.rate, t.known)
 	default:
-		t.rate = max(leastRate, t.rate*change)
+		t.rate = max(leastRate, t.known*drained, t.rate*max(slowest, 1-2*(1-slowest)*(pressure-wantedPressure)))
 	}
 }
