@@ -189,7 +189,7 @@ const (
 	wantedPressure = 0.5
 	slowest        = 0.7
 	back           = 1.3
-	beyond         = 1.05
+	beyond         = 1.1
 	drained        = 0.25
 	leastRate      = 1.0
 )

@@ -28,7 +28,7 @@ type pace struct {
 const (
 	paceWindow  = time.Second
 	longest     = 30 // seconds that somebody is told to wait
-	longestLook = 5  // seconds, who waits for a decision
+	longestLook = 5  // seconds that somebody waits for a decision before the next look
 )
 
 func newPaces(clock func() time.Time) *paces { return &paces{clock: clock, of: map[string]*pace{}} }

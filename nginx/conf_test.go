@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -390,6 +391,56 @@ map $uri $client_policy { default '"client";q=1;w=60'; }
 			}
 		}
 	}
+}
+
+// TestCrowd: so many may ask for a unit at a time; one more is told when to come again, without a service being asked. Who
+// looks or cancels is none of them.
+func TestCrowd(t *testing.T) {
+	t.Parallel()
+	const most = 512
+	here, done := make(chan struct{}, most), make(chan struct{})
+	in := newInstance(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			here <- struct{}{}
+			<-done
+		}
+		ok(w, r)
+	})
+	c := from(t, "127.0.0.1", testenv.Nginx(t, "async", site(in)))
+	var asked sync.WaitGroup
+	ask := func(n int) {
+		for range n {
+			asked.Go(func() {
+				if a, err := c.try("POST", "/api/v1/reservations", "{}"); err != nil || a.status != http.StatusOK {
+					t.Errorf("who was let in was answered %d, %v", a.status, err)
+				}
+			})
+		}
+		for range n {
+			select {
+			case <-here:
+			case <-t.Context().Done():
+				return
+			}
+		}
+	}
+	ask(most)
+	for range 50 {
+		a := c.do("POST", "/api/v1/reservations", "{}")
+		c.problem(a, http.StatusServiceUnavailable, "overloaded")
+		if secs, err := strconv.Atoi(a.header.Get("Retry-After")); err != nil || secs < 2 || secs > 6 {
+			t.Errorf("told to come again after %q", a.header.Get("Retry-After"))
+		}
+	}
+	for _, method := range []string{"GET", "DELETE"} {
+		if a := c.do(method, "/api/v1/reservations/1", ""); a.status != http.StatusOK {
+			t.Errorf("%s was answered %d", method, a.status)
+		}
+	}
+	close(done)
+	asked.Wait()
+	ask(1)
+	asked.Wait()
 }
 
 // TestBounds: bodies and headers are bounded as the services bound them.
