@@ -102,7 +102,8 @@ func newFront(t *testing.T, mode string) *front {
 	format := map[string]string{"sync": "json", "async": "text"}[mode]
 	f.env = append(f.env, "TOKEN_SECRETS="+tokenSecret, "FLASHSALE_INTERNAL_TOKEN="+internalToken, fmt.Sprint("FLASHSALE_MAX_UNPAID=", maxUnpaid),
 		fmt.Sprint("FLASHSALE_SHOPPER_RATE=", shopperRate), "FLASHSALE_PASSWORD_SLOTS=1", "FLASHSALE_LOG_LEVEL=debug", "FLASHSALE_LOG_FORMAT="+format,
-		"FLASHSALE_OTLP_ENDPOINT="+receiver.URL, "FLASHSALE_TRACE_RATIO=1", "WEBHOOK_URL="+customer.URL, "WEBHOOK_SECRET="+webhookSecret, "FLASHSALE_PAYMENT_LOST_REPLY_RATE=0")
+		"FLASHSALE_OTLP_ENDPOINT="+receiver.URL, "FLASHSALE_TRACE_RATIO=1", "WEBHOOK_URL="+customer.URL, "WEBHOOK_SECRET="+webhookSecret, "FLASHSALE_PAYMENT_LOST_REPLY_RATE=0",
+		"GOMEMLIMIT=256MiB") // the compose files have bounds, too: the garbage of hashes goes before there is more
 	site := nginx.Site{Instances: map[string][]string{}, Files: map[string]string{"log.conf": "access_log " + f.accessLog + " json;\n"}}
 	for range 2 {
 		admin := net.JoinHostPort("127.0.0.1", strconv.Itoa(testenv.FreePort(t)))

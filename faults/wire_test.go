@@ -330,7 +330,7 @@ func enumeration(t *testing.T, f *front) {
 // for with 503; the sale goes on, and afterwards it is as before.
 func loginStorm(t *testing.T, f *front) {
 	f.shopper("lou")
-	const logins, bound = 1200, 512 << 20 // eight hashes of 19 MiB, and what the collector has not seen to yet; all at once would be 22 GiB
+	const logins, bound = 1200, 320 << 20 // a few hashes of 19 MiB beside what the process has anyway; all at once would be 22 GiB
 	crowd := f.nobody()
 	crowd.s = &system{t: f.t, client: &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{MaxConnsPerHost: logins}}}
 	defer crowd.s.client.CloseIdleConnections()

@@ -204,7 +204,7 @@ func TestAlertsFire(t *testing.T) {
 
 	// Over events: dead letters; a shard that promises what is not there, one that loses its memory, and one that goes.
 	bury(t, events.house.apps[0], 2)
-	// Now, for a look at letters that takes too long, as on a machine that does all of the following, is made again after 100 s.
+	// Now, for a look at letters that takes too long, as on a machine that does all of the following, is made again after half a minute only.
 	f.until(t, "it is said that dead letters are old", `ALERTS{alertname="FlashsaleDeadLettersOld",alertstate="firing"}`)
 	w = events.sell(6, 0, 10*time.Minute)
 	events.open(w)

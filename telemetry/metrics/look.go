@@ -57,7 +57,8 @@ type probe struct {
 
 const (
 	lookBound = 5 * time.Second
-	lookShare = 20 // a look takes at most one part in so many of the time, however slow it is
+	lookShare = 20               // a look takes at most one part in so many of the time
+	longRest  = 30 * time.Second // but an operator must not wait longer for the next one, however slow the last was
 )
 
 // Run looks at what is stored until ctx ends.
@@ -94,7 +95,7 @@ func (m *Metrics) repeat(ctx context.Context, p probe) {
 			}
 		}
 		failing = err != nil
-		timer := time.NewTimer(max(p.every, lookShare*time.Since(began)))
+		timer := time.NewTimer(max(p.every, min(lookShare*time.Since(began), longRest)))
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
