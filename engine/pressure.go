@@ -25,8 +25,8 @@ type Pressure struct {
 	Done     float64 `json:"done"` // a second, in that process
 }
 
-// level is 1 where no more may be under way, and where as many are late as get done in a second: the bound is for machines
-// that do a thousand a second, and on one that does a hundred everybody would wait ten seconds before it is felt. Where
+// level is 1 where no more may be under way, and where as many are late as get done in two seconds: the bound is for
+// machines that do hundreds a second, and on one that does fifty everybody would wait ten seconds before it is felt. Where
 // nothing gets done somebody has died, and turning shoppers away would not help.
 func (p Pressure) level() float64 {
 	level := 0.0
@@ -34,14 +34,15 @@ func (p Pressure) level() float64 {
 		level = float64(p.UnderWay) / float64(p.Most)
 	}
 	if p.Done >= 1 {
-		level = max(level, float64(p.Late)/max(p.Done, fewLate))
+		level = max(level, float64(p.Late)/(muchLate.Seconds()*max(p.Done, fewDone)))
 	}
 	return level
 }
 
 const (
 	lateAfter = time.Second
-	fewLate   = 64 // what one death leaves behind is not an overload
+	muchLate  = 2 * time.Second
+	fewDone   = 32.0 // a second; what one death leaves behind is not an overload
 )
 
 // underWay counts payments without an outcome, over all processes. It is as exact as a bound must be: between two looks
@@ -182,7 +183,7 @@ func (t *Throttle) Run(ctx context.Context) error {
 	})
 }
 
-// How the rate follows the pressure: held where half of what may be under way is, or half a second's payments are late.
+// How the rate follows the pressure: held where half of what may be under way is, or as many are late as get done in a second.
 // While there is more, it goes down by so much a look at most, and no further than to a part of what is known to get done;
 // when there is less it is soon there again, and feels its way beyond.
 const (
@@ -191,6 +192,7 @@ const (
 	back           = 1.3
 	beyond         = 1.1
 	drained        = 0.25
+	forgotten      = 0.95
 	leastRate      = 1.0
 )
 
@@ -229,6 +231,7 @@ func (t *Throttle) look(ctx context.Context, p Pressure) {
 		}
 		t.rate = min(t.rate, t.known)
 	default:
+		t.known = max(leastRate, t.known*forgotten) // what is known cannot be right while there are too many all the same
 		t.rate = max(leastRate, t.known*drained, t.rate*max(slowest, 1-2*(1-slowest)*(pressure-wantedPressure)))
 	}
 }

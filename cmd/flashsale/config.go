@@ -182,7 +182,7 @@ func defaults() Config {
 		Mode: Sync, Roles: allRoles(), Listen: "127.0.0.1:8080", Data: "./data", DatabaseConns: 16, Shards: 4,
 		AccessTTL: 15 * time.Minute, PasswordMemory: 19 << 10, PasswordSlots: 2,
 		OperatorEmail:  "operator@example.com",
-		RequestTimeout: 10 * time.Second, MaxRequests: 4096, MaxPaying: 512, MaxUnpaid: 10, ShopperRate: 50, PendingFor: 30 * time.Second,
+		RequestTimeout: 10 * time.Second, MaxRequests: 4096, MaxPaying: 1024, MaxUnpaid: 10, ShopperRate: 50, PendingFor: 30 * time.Second,
 		ExpireEvery: 250 * time.Millisecond, KeepEvery: 250 * time.Millisecond, ShardDeadAfter: 10 * time.Second, DrainFor: 20 * time.Second, DrainNotice: time.Second,
 		PaymentLatency: 20 * time.Millisecond, PaymentPatience: 3 * time.Second, ProbeAfter: 5 * time.Second, SweepAfter: 30 * time.Second,
 		MailFrom: "shop@example.com", TraceRatio: 0.01, TraceSlow: time.Second, LogLevel: "info", LogFormat: "text",
