@@ -399,7 +399,7 @@ func TestRefusals(t *testing.T) {
 		{"unknown-item", "The sale has no such item", "Choose one of the items", 422, never},
 		{"idempotency-key-reused", "Idempotency-Key used for another request", "load the page again", 422, never},
 		{"in-flight", "The same request is being handled", "it happens once", 409, sameKey},
-		{"overloaded", "Overloaded", "Wait a second, then try again", 503, sameKey},
+		{"overloaded", "Overloaded", "Wait some seconds, then try again", 503, sameKey},
 		{"draining", "Shutting down", "Wait a second, then try again", 503, sameKey},
 		{"uncertain", "Not known whether it happened", "Try again to find out", 503, sameKey},
 		{"internal", "Something went wrong here", "tell us the request id", 500, sameKey},
@@ -645,7 +645,7 @@ func TestRefresh(t *testing.T) {
 
 	// The API is too busy to refresh: nobody is logged out for that.
 	b = open(t, answers{"GET /api/v1/orders": {expired}, "POST /api/v1/auth/refresh": {{503, "problem_overloaded"}}}).as(shopperToken)
-	b.get("/orders").want(503, "Wait a second")
+	b.get("/orders").want(503, "Wait some seconds")
 	if b.cookie(refreshCookie) != "refresh-one" {
 		t.Error("logged out by a 503")
 	}

@@ -54,7 +54,7 @@ func adviceOn(kind string) (advice, bool) {
 		"payment-declined": {"Payment declined", "You were not charged, and the units went back on sale. Reserve again and choose another means of payment.", never},
 		"illegal-move":     {"Not possible in its present state", "It has changed meanwhile. Look at it as it is now, then decide what to do.", never},
 
-		"overloaded": {"Too many at once", "Nothing was done. Wait a second, then try again: it happens once, however often you try.", sameKey},
+		"overloaded": {"Too many at once", "Nothing was done. Wait some seconds, then try again: it happens once, however often you try.", sameKey},
 		"draining":   {"Just restarting", "Nothing was done. Wait a second, then try again.", sameKey},
 		"not-ready":  {"Not ready yet", "A part of the shop is still starting. Wait a second, then try again.", sameKey},
 		"uncertain":  {"Not known whether it happened", "Try again to find out: it is the same request and happens at most once.", sameKey},

@@ -54,7 +54,6 @@ type Payment struct {
 // order cannot be paid (any more). A decline is not an error: it is the payment's state. transport.ErrOverloaded, and nothing
 // is done, when as many are under way as may be.
 func (s *Payments) Pay(ctx context.Context, user, orderID id.ID, key, method, trace string) (Payment, error) {
-	s.load.came.Add(1)
 	if s.load.full() {
 		return Payment{}, transport.ErrOverloaded
 	}
@@ -236,7 +235,6 @@ func (s *Payments) advance(ctx context.Context, pid id.ID, from []payment.State,
 	p, err := s.store.Advance(ctx, payment.Step{Payment: pid, From: from, To: to, Reason: reason, ProviderRef: ref})
 	if err == nil && to != payment.Charging && (from[0] == payment.Requested || from[0] == payment.Charging) {
 		s.load.now.Add(-1)
-		s.load.done.Add(1)
 	}
 	if errors.Is(err, payment.ErrIllegalMove) {
 		return p, nil

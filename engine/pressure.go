@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"encoding/json"
+	"flashsale/payment"
 	"flashsale/transport"
 	"fmt"
 	"log/slog"
@@ -16,18 +17,18 @@ import (
 // can be made, each further hold only takes from them. So the payment service bounds what it has under way, and the
 // reservation service, which asks it, lets in no more than it gets done.
 
-// Pressure is what a service has under way, and the most that it takes on.
+// Pressure is what a service has under way in all its processes, and the most that it takes on.
 type Pressure struct {
 	UnderWay int     `json:"under_way"`
 	Late     int     `json:"late"` // of them: nobody has come to them for a second
 	Most     int     `json:"most"`
-	Came     float64 `json:"came"` // a second, to the process that is asked, repetitions included
-	Done     float64 `json:"done"` // a second, in that process
+	Came     float64 `json:"came"` // a second, of those that were taken on
+	Done     float64 `json:"done"` // a second
 }
 
 // level is 1 where no more may be under way, and where as many are late as get done in two seconds: the bound is for
-// machines that do hundreds a second, and on one that does fifty everybody would wait ten seconds before it is felt. Where
-// nothing gets done somebody has died, and turning shoppers away would not help.
+// machines that do hundreds a second, and on one that does fifty everybody would wait ten seconds before it is felt. They
+// are not late for the crowd where nothing gets done: somebody has died, and turning shoppers away would not help.
 func (p Pressure) level() float64 {
 	level := 0.0
 	if p.Most > 0 {
@@ -48,30 +49,36 @@ const (
 // underWay counts payments without an outcome, over all processes. It is as exact as a bound must be: between two looks
 // at the store a process knows of its own only.
 type underWay struct {
-	most       int64
-	now        atomic.Int64
-	came, done atomic.Int64 // since the last look
+	most int64
+	now  atomic.Int64
 
 	mu     sync.Mutex
 	looked time.Time
+	more   float64 // a second: how fast those under way become more
 	last   Pressure
 }
 
 func (u *underWay) full() bool { return u.now.Load() >= u.most }
 
 // look takes over what the store has.
-func (u *underWay) look(n, late int, now time.Time) {
-	u.now.Store(int64(n))
-	came, done := u.came.Swap(0), u.done.Swap(0)
+func (u *underWay) look(v payment.Traffic, now time.Time) {
+	u.now.Store(int64(v.UnderWay))
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	past := max(now.Sub(u.looked), time.Millisecond).Seconds() // the clock may have been set back
-	u.looked = now
-	u.last.Late = late
-	u.last.Came, u.last.Done = smooth(u.last.Came, float64(came), past), smooth(u.last.Done, float64(done), past)
+	u.more = smooth(u.more, float64(v.UnderWay-u.last.UnderWay), past)
+	done := float64(v.Done) / lateAfter.Seconds()
+	u.looked, u.last = now, Pressure{UnderWay: v.UnderWay, Late: v.Late, Came: max(0, done+u.more), Done: done}
 }
 
-// smooth returns a rate over the last second or so, when n more came in the time past: groups of them finish together.
+// forget has nothing to say until the store can be looked at again: what it was says nothing of what it is.
+func (u *underWay) forget() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.last, u.more = Pressure{}, 0
+}
+
+// smooth returns a rate over the last second or so, when n more came in the time past: groups of them come together.
 func smooth(rate, n, past float64) float64 {
 	old := math.Exp(-past)
 	return old*rate + (1-old)*n/past
@@ -96,11 +103,15 @@ func (s *Payments) Look(ctx context.Context) error {
 
 // LookOnce counts the payments under way in the store.
 func (s *Payments) LookOnce(ctx context.Context) error {
-	n, late, err := s.store.UnderWay(ctx, lateAfter)
-	if err == nil {
-		s.load.look(n, late, s.clock())
+	ctx, cancel := context.WithTimeout(ctx, 4*lookEvery)
+	defer cancel()
+	v, err := s.store.Traffic(ctx, lateAfter)
+	if err != nil {
+		s.load.forget()
+		return err
 	}
-	return err
+	s.load.look(v, s.clock())
+	return nil
 }
 
 const askPressure = "payment.pressure"
@@ -129,7 +140,7 @@ type Throttle struct {
 
 	mu       sync.Mutex
 	rate     float64 // a second; 0: any number
-	known    float64 // rate at which payments got done when they were too many last, or half of what was known before
+	known    float64 // rate at which payments got done when they were too many last; forgotten while they still are
 	pressure float64 // at the last look
 	tokens   float64 // of what may be let in now; a quarter of a second's at most
 	filled   time.Time
@@ -137,6 +148,7 @@ type Throttle struct {
 	entering float64 // a second
 	coming   float64
 	looked   time.Time
+	silent   int // asks without an answer, in a row; Run's own
 }
 
 // NewThrottle returns a Throttle that lets in everybody until Run hears of pressure.
@@ -175,10 +187,12 @@ func (t *Throttle) Run(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, 4*lookEvery)
 		defer cancel()
 		p, err := t.ask(ctx)
-		if err != nil {
-			p = Pressure{} // who does not answer has no say: reserving goes on while nobody can pay
+		if t.silent++; err == nil {
+			t.silent = 0
 		}
-		t.look(ctx, p)
+		if t.silent == 0 || t.silent > mostSilent { // who does not answer for long has no say: reserving goes on while nobody can pay
+			t.look(ctx, p)
+		}
 		return err
 	})
 }
@@ -193,6 +207,7 @@ const (
 	beyond         = 1.1
 	drained        = 0.25
 	forgotten      = 0.95
+	mostSilent     = 8 // looks: the answer is late when there are many, and that is no reason to let in more
 	leastRate      = 1.0
 )
 
@@ -213,7 +228,7 @@ func (t *Throttle) look(ctx context.Context, p Pressure) {
 	switch {
 	case pressure <= wantedPressure && t.rate == 0:
 	case pressure <= wantedPressure && t.rate > 2*t.coming+leastRate: // nobody is turned away
-		t.rate = 0
+		t.rate, t.known = 0, 0
 		t.log.InfoContext(ctx, "reservations are let in as they come")
 	case pressure <= wantedPressure && t.rate < t.known:
 		t.rate *= back

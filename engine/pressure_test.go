@@ -140,6 +140,52 @@ func TestThrottle(t *testing.T) {
 	}
 }
 
+// TestWhenIsTooMany: many under way are too many, and many that nobody has come to for a second, of those that get done;
+// what one death leaves behind is not, nor is what waits where nothing gets done. A till that does not answer now and then
+// changes nothing, and has no say when it never does.
+func TestWhenIsTooMany(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		p       engine.Pressure
+		answers func(n int) bool
+		turns   bool
+	}{
+		"few":                 {p: engine.Pressure{UnderWay: 500, Most: 1024, Done: 300}},
+		"many":                {p: engine.Pressure{UnderWay: 600, Most: 1024, Done: 300}, turns: true},
+		"some late":           {p: engine.Pressure{UnderWay: 100, Late: 90, Most: 1024, Done: 100}},
+		"many late":           {p: engine.Pressure{UnderWay: 150, Late: 110, Most: 1024, Done: 100}, turns: true},
+		"late after a death":  {p: engine.Pressure{UnderWay: 30, Late: 30, Most: 1024, Done: 2}},
+		"nothing gets done":   {p: engine.Pressure{UnderWay: 400, Late: 400, Most: 1024}},
+		"it often is silent":  {p: engine.Pressure{UnderWay: 600, Most: 1024, Done: 300}, answers: func(n int) bool { return n%4 == 0 }, turns: true},
+		"it is always silent": {p: engine.Pressure{UnderWay: 600, Most: 1024, Done: 300}, answers: func(n int) bool { return n < 8 }},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			asked := 0
+			th := engine.NewThrottle(func(context.Context) (engine.Pressure, error) {
+				if asked++; c.answers != nil && !c.answers(asked) {
+					return engine.Pressure{}, transport.ErrUnavailable
+				}
+				return c.p, nil
+			}, time.Now, slog.New(slog.DiscardHandler))
+			go func() { _ = th.Run(ctx) }()
+			came, in := 0, 0
+			for n := range 6000 { // a hundred a second for a minute
+				time.Sleep(10 * time.Millisecond) // of the bubble's clock
+				if entered := th.Enter(); n >= 5000 {
+					if came++; entered {
+						in++
+					}
+				}
+			}
+			if c.turns != (in < came/2) || !c.turns && in != came {
+				t.Errorf("%s: of %d who come in the last ten seconds %d are let in", name, came, in)
+			}
+		})
+	}
+}
+
 // nobodys has no orders.
 type nobodys struct{}
 
@@ -148,13 +194,15 @@ func (nobodys) Order(context.Context, id.ID, id.ID) (order.Order, error) {
 }
 
 // TestMostPaying: when as many payments are under way as may be, in whatever process they began, a further one is turned
-// away and leaves no trace; and is taken on when one of them has an outcome.
+// away and leaves no trace; and is taken on when one of them has an outcome. What is late and what got done is told, too.
 func TestMostPaying(t *testing.T) {
 	t.Parallel()
 	db := databases.SQLite(t, sqlitepayment.Migrations)
-	store := sqlitepayment.New(db, time.Now)
+	now := time.Now()
+	clock := func() time.Time { return now }
+	store := sqlitepayment.New(db, clock)
 	log := slog.New(slog.DiscardHandler)
-	s := engine.NewPayments(store, nil, nobodys{}, engine.NewFlow(nil, time.Second, log), time.Second, 2, time.Now, log)
+	s := engine.NewPayments(store, nil, nobodys{}, engine.NewFlow(nil, time.Second, log), time.Second, 2, clock, log)
 	user := id.Derive("user")
 	pay := func(want error) {
 		t.Helper()
@@ -171,8 +219,15 @@ func TestMostPaying(t *testing.T) {
 		begun = append(begun, p.ID)
 	}
 	pay(transport.ErrOverloaded)
-	if p := s.Pressure(); p.UnderWay != 2 || p.Most != 2 || p.Came == 0 {
-		t.Errorf("the pressure is %+v", p)
+	for _, c := range []struct {
+		later time.Duration
+		late  int
+	}{{0, 0}, {2 * time.Second, 2}, {2 * time.Minute, 0}} { // and stuck
+		now = now.Add(c.later)
+		must(t, s.LookOnce(t.Context()))
+		if p := s.Pressure(); p.UnderWay != 2 || p.Most != 2 || p.Late != c.late || p.Done != 0 {
+			t.Errorf("%s later the pressure is %+v, want %d of them late", c.later, p, c.late)
+		}
 	}
 	_, err := store.Advance(t.Context(), payment.Step{Payment: begun[0], From: []payment.State{payment.Requested}, To: payment.Charging})
 	must(t, err)
@@ -183,10 +238,15 @@ func TestMostPaying(t *testing.T) {
 	b, err := s.Answer(t.Context(), transport.Question{Name: "payment.pressure", Data: []byte("{}")})
 	must(t, err)
 	var told engine.Pressure
-	if must(t, json.Unmarshal(b, &told)); told.UnderWay != 1 || told.Most != 2 {
+	if must(t, json.Unmarshal(b, &told)); told.UnderWay != 1 || told.Most != 2 || told.Done != 1 {
 		t.Errorf("others are told %s", b)
 	}
 	if _, err := s.Answer(t.Context(), transport.Question{Name: "payment.nothing"}); !transport.IsPermanent(err) {
 		t.Errorf("an unknown question: %v", err)
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.LookOnce(gone); err == nil || s.Pressure().Done != 0 {
+		t.Errorf("when the store cannot be looked at (%v) it is told what was: %+v", err, s.Pressure())
 	}
 }

@@ -520,10 +520,16 @@ func TestCellsAreDocumented(t *testing.T) {
 			t.Errorf("the cell %q is not in the document", f.name)
 		}
 	}
+	for n := range overloads() {
+		cells[overloadName(n)] = true
+		if !strings.Contains(string(b), "`"+overloadName(n)+"`") {
+			t.Errorf("the cell %q is not in the document", overloadName(n))
+		}
+	}
 	for _, c := range clockCells() { // TestClocksAreDocumented wants them
 		cells[c.name] = true
 	}
-	for _, m := range regexp.MustCompile("`((?:kill -9|stop|FLUSHALL|a|rolling|no|the|an|switch|cut|200 ms|half-open|messages|calls|webhooks|order|inventory) [^`]*)`").FindAllStringSubmatch(string(b), -1) {
+	for _, m := range regexp.MustCompile("`((?:[0-9]+ times|kill -9|stop|FLUSHALL|a|rolling|no|the|an|switch|cut|200 ms|half-open|messages|calls|webhooks|order|inventory) [^`]*)`").FindAllStringSubmatch(string(b), -1) {
 		if !cells[m[1]] {
 			t.Errorf("the document names a cell %q", m[1])
 		}

@@ -204,6 +204,11 @@ func cpu(t *testing.T) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
+// overloads are how many times more come than are served at best, and how much of the best is sold all the same.
+func overloads() map[int]float64 { return map[int]float64{3: 0.8, 10: 0.6} }
+
+func overloadName(times int) string { return fmt.Sprintf("%d times the capacity", times) }
+
 // TestOverload: buyers come at three and at ten times the rate at which the system sells and is paid at its best, for a
 // minute each, whatever it answers. It goes on selling: at three times nearly what it does at its best; at ten times less,
 // for the crowd itself has a third of this machine. Without bounds it collapsed, to 0.07. Who is let in is served in bounded
@@ -211,7 +216,7 @@ func cpu(t *testing.T) time.Duration {
 // are the product's own. With -short for some seconds, in the synchronous wiring at three times.
 func TestOverload(t *testing.T) {
 	modes, window, round := []string{"sync", "async"}, time.Minute, 6*time.Second
-	times := map[int]float64{3: 0.8, 10: 0.6}
+	times := overloads()
 	if testing.Short() { // the beginning counts for more, and others use the machine
 		modes, window, round = modes[:1], 12*time.Second, 3*time.Second
 		times = map[int]float64{3: 0.3}
@@ -253,7 +258,7 @@ func TestOverload(t *testing.T) {
 					s.t, s.wrong = t, nil
 					defer func() { s.t = outer }()
 					r := s.rush(base)
-					v := row{wiring: mode, fault: fmt.Sprintf("%d times the capacity", more), seed: 1}
+					v := row{wiring: mode, fault: overloadName(more), seed: 1}
 					began, used := time.Now(), cpu(t)
 					defer func() {
 						v.ok, v.wrong, v.total = !t.Failed(), s.wrong, time.Since(began)

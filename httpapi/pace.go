@@ -61,8 +61,8 @@ func (p *paces) note(route string, away bool) int {
 	return wait - wait/2 + rand.IntN(wait/2*2+1)
 }
 
-// lookAgain says with what is not decided yet when to look again: after half the time that it has taken so far. Those who
-// wait are most when least can be done, and each look takes from what they wait for.
+// lookAgain says with a payment that has no outcome yet when to look again: after half the time since its last step. Those
+// who wait are most when least can be done, and each look takes from what they wait for.
 func (a *API) lookAgain(c *fiber.Ctx, since time.Time) {
 	wait := 1
 	if !since.IsZero() {

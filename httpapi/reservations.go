@@ -34,7 +34,7 @@ func (a *API) MountReservations(s Reservations) {
 			return err
 		}
 		if r.State == reservation.Requested {
-			a.lookAgain(c, r.CreatedAt)
+			c.Set("Retry-After", "1")
 		}
 		return c.JSON(viewReservation(r))
 	})
@@ -105,7 +105,7 @@ func (a *API) reserve(c *fiber.Ctx, s Reservations) error {
 		}
 	}
 	if !out.Decided {
-		a.lookAgain(c, out.Reservation.CreatedAt)
+		c.Set("Retry-After", "1")
 		return c.Status(fiber.StatusAccepted).JSON(viewReservation(out.Reservation))
 	}
 	status := fiber.StatusCreated

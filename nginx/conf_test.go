@@ -406,6 +406,8 @@ func TestCrowd(t *testing.T) {
 		}
 		ok(w, r)
 	})
+	release := sync.OnceFunc(func() { close(done) })
+	t.Cleanup(release) // or the instance never closes
 	c := from(t, "127.0.0.1", testenv.Nginx(t, "async", site(in)))
 	var asked sync.WaitGroup
 	ask := func(n int) {
@@ -419,8 +421,8 @@ func TestCrowd(t *testing.T) {
 		for range n {
 			select {
 			case <-here:
-			case <-t.Context().Done():
-				return
+			case <-time.After(15 * time.Second):
+				t.Fatal("not all of those who may ask got to the service")
 			}
 		}
 	}
@@ -437,10 +439,56 @@ func TestCrowd(t *testing.T) {
 			t.Errorf("%s was answered %d", method, a.status)
 		}
 	}
-	close(done)
+	release()
 	asked.Wait()
 	ask(1)
 	asked.Wait()
+}
+
+// TestGreedy: one address has so many places of those who ask for a unit, and so many streams; others do not wait for it.
+func TestGreedy(t *testing.T) {
+	t.Parallel()
+	for path, c := range map[string]struct {
+		method, problem string
+		most, status    int
+	}{
+		"/api/v1/reservations":          {"POST", "overloaded", 64, http.StatusServiceUnavailable},
+		"/api/v1/reservations/1/events": {"GET", "rate-limited", 100, http.StatusTooManyRequests},
+	} {
+		t.Run(path, func(t *testing.T) {
+			t.Parallel()
+			here, done := make(chan struct{}, c.most+1), make(chan struct{})
+			in := newInstance(t, func(w http.ResponseWriter, r *http.Request) {
+				here <- struct{}{}
+				<-done
+				ok(w, r)
+			})
+			release := sync.OnceFunc(func() { close(done) })
+			t.Cleanup(release) // or the instance never closes
+			front := testenv.Nginx(t, "sync", site(in))
+			stranger, other := from(t, "127.0.0.2", front), from(t, "127.0.0.3", front)
+			var asked sync.WaitGroup
+			ask := func(who caller) {
+				asked.Go(func() {
+					if a, err := who.try(c.method, path, "{}"); err != nil || a.status != http.StatusOK {
+						t.Errorf("who was let in was answered %d, %v", a.status, err)
+					}
+				})
+				select {
+				case <-here:
+				case <-time.After(15 * time.Second):
+					t.Fatal("who may ask did not get to the service")
+				}
+			}
+			for range c.most {
+				ask(stranger)
+			}
+			stranger.problem(stranger.do(c.method, path, "{}"), c.status, c.problem)
+			ask(other)
+			release()
+			asked.Wait()
+		})
+	}
 }
 
 // TestBounds: bodies and headers are bounded as the services bound them.

@@ -57,6 +57,13 @@ type Step struct {
 	ProviderRef string // kept when empty
 }
 
+// Traffic is how busy payments are, in all processes.
+type Traffic struct {
+	UnderWay int // requested or charging
+	Late     int // of them: requested for longer than age, and nobody has come to them; those sixty times as old are stuck
+	Done     int // captured, declined or refunded within age
+}
+
 // Store keeps payments. Every call is one transaction: all of it happened, or none.
 type Store interface {
 	// Begin records a payment in state requested, with its event in the outbox. A payment that is
@@ -74,9 +81,8 @@ type Store interface {
 	// Stuck returns up to limit payments that have been in one of the states for longer than age,
 	// the oldest first. A limit below 1 returns none.
 	Stuck(ctx context.Context, states []State, age time.Duration, limit int) ([]Payment, error)
-	// UnderWay counts the payments that are requested or charging, and those of them that have been requested for longer
-	// than age: nobody has come to them yet.
-	UnderWay(ctx context.Context, age time.Duration) (all, late int, err error)
+	// Traffic counts what is under way and what got done within age.
+	Traffic(ctx context.Context, age time.Duration) (Traffic, error)
 	// Decided returns up to limit payments that are captured, declined or refunded, and have been since
 	// after a time but for longer than age, in the order in which they got there. A time that is younger than
 	// age was noted before the store's clock was set back: twice the age is taken for it.

@@ -741,6 +741,13 @@ func apiPayments(t *testing.T, s *stall) {
 		if got.status != 202 {
 			t.Errorf("%s: %d %v, want 202", method, got.status, got.body)
 		}
+		if got.header.Get("Retry-After") == "" {
+			t.Errorf("%s: 202 does not say when to look", method)
+		}
+		look := p.want(200, "", "GET", got.header.Get("Location"), nil)
+		if told := look.header.Get("Retry-After") != ""; told != slices.Contains([]string{"requested", "charging", "unknown"}, look.text("state")) {
+			t.Errorf("%s is %s: told when to look again: %t", method, look.text("state"), told)
+		}
 		p.eventually(got.header.Get("Location"), "state", want[0])
 		p.eventually("/api/v1/orders/"+r.text("id"), "state", want[1])
 	}

@@ -30,7 +30,7 @@ func (a *app) openServers() {
 		}
 		a.wires.http = httptransport.New(httptransport.Options{
 			Listen: a.cfg.InternalListen, Token: a.cfg.InternalToken, Peers: peers, Log: a.log,
-			Calls: 512 + 2*a.cfg.MaxPaying, // a payment is two at a time, to have the hold moved and paid; the rest is for others
+			Calls: 512 + 2*a.cfg.MaxPaying, // a payment is two calls at a time, to have the hold moved and paid, and one back; the rest is for others
 		})
 	}
 	if a.cfg.AMQPURL != "" { // in the synchronous wiring too: what still waits there was accepted

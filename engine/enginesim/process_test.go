@@ -662,9 +662,9 @@ func (s paymentsOf) Stuck(ctx context.Context, states []payment.State, age time.
 	return do(ctx, s.p.w, s.p, "payments.stuck", storeSilence, func() ([]payment.Payment, error) { return s.p.w.payments.Stuck(ctx, states, age, limit) })
 }
 
-// UnderWay implements payment.Store. Nobody in the simulation looks at it.
-func (s paymentsOf) UnderWay(ctx context.Context, age time.Duration) (all, late int, err error) {
-	return s.p.w.payments.UnderWay(ctx, age)
+// Traffic implements payment.Store. Nobody in the simulation looks at it.
+func (s paymentsOf) Traffic(ctx context.Context, age time.Duration) (payment.Traffic, error) {
+	return s.p.w.payments.Traffic(ctx, age)
 }
 
 // Decided implements payment.Store.

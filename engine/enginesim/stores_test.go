@@ -330,20 +330,29 @@ func (s *payments) Stuck(_ context.Context, states []payment.State, age time.Dur
 	return out[:min(len(out), max(limit, 0))], nil
 }
 
-// UnderWay implements payment.Store.
-func (s *payments) UnderWay(_ context.Context, age time.Duration) (all, late int, err error) {
-	before := micros(s.outbox.clock()).Add(-age)
+// Traffic implements payment.Store.
+func (s *payments) Traffic(_ context.Context, age time.Duration) (payment.Traffic, error) {
+	since, stuck := micros(s.outbox.clock()).Add(-age), micros(s.outbox.clock()).Add(-60*age)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	var v payment.Traffic
 	for _, p := range s.rows {
-		if p.State == payment.Requested || p.State == payment.Charging {
-			all++
-		}
-		if p.State == payment.Requested && !p.UpdatedAt.After(before) {
-			late++
+		late := !p.UpdatedAt.After(since)
+		switch p.State {
+		case payment.Requested:
+			v.UnderWay++
+			if late && p.UpdatedAt.After(stuck) {
+				v.Late++
+			}
+		case payment.Charging:
+			v.UnderWay++
+		case payment.Captured, payment.Declined, payment.Refunded:
+			if !late {
+				v.Done++
+			}
 		}
 	}
-	return all, late, nil
+	return v, nil
 }
 
 // Decided implements payment.Store.

@@ -343,9 +343,13 @@ func storeStuck(t *testing.T, s *till) {
 			t.Errorf("%v for %s, at most %d: %+v, %v\nwant %+v", c.states, c.age, c.limit, got, err, c.want)
 		}
 	}
-	for age, want := range map[time.Duration][2]int{0: {6, 3}, time.Minute: {6, 3}, time.Hour: {6, 2}, 5 * time.Hour: {6, 0}} {
-		if all, late, err := s.UnderWay(t.Context(), age); err != nil || [2]int{all, late} != want {
-			t.Errorf("%d are under way and %d of them requested for longer than %s, %v; want %v", all, late, age, err, want)
+	for age, want := range map[time.Duration]payment.Traffic{
+		time.Second: {UnderWay: 6}, // those of two minutes are stuck
+		time.Minute: {UnderWay: 6, Late: 1}, 4 * time.Minute: {UnderWay: 6, Late: 2, Done: 3}, 10 * time.Minute: {UnderWay: 6, Late: 2, Done: 3},
+		150 * time.Minute: {UnderWay: 6, Late: 1, Done: 6}, 5 * time.Hour: {UnderWay: 6, Done: 9},
+	} {
+		if got, err := s.Traffic(t.Context(), age); err != nil || got != want {
+			t.Errorf("the traffic within %s is %+v, %v; want %+v", age, got, err, want)
 		}
 	}
 	for _, ps := range at {
@@ -353,8 +357,8 @@ func storeStuck(t *testing.T, s *till) {
 			s.to(p, payment.Declined)
 		}
 	}
-	if all, late, err := s.UnderWay(t.Context(), 0); err != nil || all != 0 || late != 0 {
-		t.Errorf("%d are under way, %d of them late, %v; none is", all, late, err)
+	if got, err := s.Traffic(t.Context(), time.Minute); err != nil || got.UnderWay != 0 || got.Late != 0 || got.Done == 0 {
+		t.Errorf("when all have an outcome the traffic is %+v, %v", got, err)
 	}
 	if got, err := s.Stuck(t.Context(), both, 0, 100); err != nil || len(got) != 0 {
 		t.Fatalf("%+v, %v", got, err)

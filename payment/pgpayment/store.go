@@ -158,14 +158,18 @@ func (s *Store) Stuck(ctx context.Context, states []payment.State, age time.Dura
 	return out, nil
 }
 
-// UnderWay implements payment.Store.
-func (s *Store) UnderWay(ctx context.Context, age time.Duration) (all, late int, err error) {
-	err = s.pool.QueryRow(ctx, `SELECT count(*), count(*) FILTER (WHERE state = 'requested' AND updated_at <= now() - make_interval(secs => $1))
-		FROM payment WHERE state IN ('requested', 'charging')`, age.Seconds()).Scan(&all, &late)
+// Traffic implements payment.Store.
+func (s *Store) Traffic(ctx context.Context, age time.Duration) (payment.Traffic, error) {
+	var v payment.Traffic
+	err := s.pool.QueryRow(ctx, `SELECT count(*), count(*) FILTER (WHERE state = 'requested'
+			AND updated_at <= now() - make_interval(secs => $1) AND updated_at > now() - 60 * make_interval(secs => $1)),
+		(SELECT count(*) FROM payment WHERE state IN ('captured', 'declined', 'refunded') AND updated_at > now() - make_interval(secs => $1))
+		FROM payment WHERE state IN ('requested', 'charging') AND state IN ('requested', 'charging', 'unknown', 'refunding')`,
+		age.Seconds()).Scan(&v.UnderWay, &v.Late, &v.Done)
 	if err != nil {
-		return 0, 0, fmt.Errorf("payment: under way: %w", err)
+		return payment.Traffic{}, fmt.Errorf("payment: traffic: %w", err)
 	}
-	return all, late, nil
+	return v, nil
 }
 
 // Decided implements payment.Store.
