@@ -520,7 +520,7 @@ func TestCellsAreDocumented(t *testing.T) {
 			t.Errorf("the cell %q is not in the document", f.name)
 		}
 	}
-	for n := range overloads() {
+	for _, n := range overloads() {
 		cells[overloadName(n)] = true
 		if !strings.Contains(string(b), "`"+overloadName(n)+"`") {
 			t.Errorf("the cell %q is not in the document", overloadName(n))

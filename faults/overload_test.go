@@ -204,22 +204,23 @@ func cpu(t *testing.T) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// overloads are how many times more come than are served at best, and how much of the best is sold all the same.
-func overloads() map[int]float64 { return map[int]float64{3: 0.8, 10: 0.6} }
+// overloads are how many times more come than are served at best.
+func overloads() []int { return []int{3, 10} }
 
 func overloadName(times int) string { return fmt.Sprintf("%d times the capacity", times) }
 
 // TestOverload: buyers come at three and at ten times the rate at which the system sells and is paid at its best, for a
-// minute each, whatever it answers. It goes on selling: at three times nearly what it does at its best; at ten times less,
-// for the crowd itself has a third of this machine. Without bounds it collapsed, to 0.07. Who is let in is served in bounded
-// time, everybody else is told at once when to come again, and behind it one buyer alone is served as before. The settings
-// are the product's own. With -short for some seconds, in the synchronous wiring at three times.
+// minute each, whatever it answers. It goes on selling nearly what it does at its best, though the crowd itself takes a
+// fifth of the machine at ten times: 0.8 of it is wanted, and as the same code differs by a fifth from one run to the next,
+// 0.65 is asserted. Without bounds it collapsed, to 0.07. Who is let in is served in bounded time, everybody else is told at
+// once when to come again, and behind it one buyer alone is served as before. The settings are the product's own. With
+// -short for some seconds, in the synchronous wiring at three times.
 func TestOverload(t *testing.T) {
 	modes, window, round := []string{"sync", "async"}, time.Minute, 6*time.Second
-	times := overloads()
+	times, least := overloads(), 0.65
 	if testing.Short() { // the beginning counts for more, and others use the machine
 		modes, window, round = modes[:1], 12*time.Second, 3*time.Second
-		times = map[int]float64{3: 0.3}
+		times, least = times[:1], 0.3
 	}
 	for _, mode := range modes {
 		t.Run(mode, func(t *testing.T) {
@@ -251,8 +252,7 @@ func TestOverload(t *testing.T) {
 				}
 			}
 			s.agrees(r)
-			for _, more := range slices.Sorted(maps.Keys(times)) {
-				least := times[more]
+			for _, more := range times {
 				t.Run(fmt.Sprintf("%d times", more), func(t *testing.T) {
 					outer := s.t
 					s.t, s.wrong = t, nil
