@@ -3,7 +3,7 @@ TOOL := go tool -modfile=tools/go.mod
 PKGS ?= ./...
 
 .DEFAULT_GOAL := help
-.PHONY: help test fuzz lint fmt build demo bench-core bench-async bench-telemetry test-telemetry faults ab up-sync up-async down clean
+.PHONY: help test fuzz lint fmt build demo bench-core bench-async bench-telemetry test-telemetry test-alerts faults ab up-sync up-async down clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -11,8 +11,11 @@ help: ## list the targets
 test: ## every test with the race detector, on private PostgreSQL and RabbitMQ; installs them as root on Debian
 	go run ./testenv/servers -install -- go test -race -timeout 15m $(PKGS)
 
-test-telemetry: ## every panel on a real Prometheus and InfluxDB, every alert on systems that are broken, an order's trace on a real Jaeger, which it builds the first time (six minutes of CPU)
-	go run ./testenv/servers -install -- go test -race -tags telemetry -run 'TestJaeger|TestDashboards|TestAlerts' -timeout 25m ./cmd/flashsale
+test-telemetry: ## every panel on a real Prometheus and InfluxDB, an order's trace on a real Jaeger, which it builds the first time (six minutes of CPU)
+	go run ./testenv/servers -install -- go test -race -tags telemetry -run 'TestJaeger|TestDashboards' -timeout 25m ./cmd/flashsale
+
+test-alerts: ## every alert, on real systems that are broken (two to ten minutes, much of it waiting)
+	go run ./testenv/servers -install -- go test -tags telemetry -run TestAlerts -timeout 25m ./cmd/flashsale
 
 SEEDS ?= 1
 faults: ## whole systems killed, stopped, cut off, flooded and confused in mid-sale, and a table of it (FAULTS=-short: the cut that CI runs; SEEDS=3, HANG=3s, REPORT=faults.md)

@@ -177,7 +177,7 @@ func TestAlertsFire(t *testing.T) {
 		}
 	})
 	targets := slices.Concat(events.targets, calls.targets, []string{whole.AdminListen})
-	f := filled{prometheus: testenv.Prometheus(t, targets, rules), began: time.Now(), patience: 150 * time.Second}
+	f := filled{prometheus: testenv.Prometheus(t, targets, rules), began: time.Now()}
 	f.until(t, "every process is scraped", fmt.Sprintf(`sum(up) == %d`, len(targets)))
 	w := events.sell(30, 0, 10*time.Minute)
 	events.open(w)
