@@ -60,6 +60,7 @@ func (d *desk) wire(log *slog.Logger) {
 	must(t, bus.Start(t.Context()))
 	flow := engine.NewFlow(bus, time.Second, log)
 	d.reserve = engine.NewReservations(d.admission, flow, d.ledger, open(), false, time.Now, log)
+	t.Cleanup(d.reserve.Close)
 }
 
 // open is a throttle that turns nobody away.

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"flashsale/groupcommit"
 	"flashsale/id"
 	"flashsale/inventory"
 	"flashsale/reservation"
@@ -19,11 +20,19 @@ type ReservationReader interface {
 	Bound(ctx context.Context, item inventory.ItemID, user id.ID) (int, error)
 }
 
+// LedgerReader also reads many at once.
+type LedgerReader interface {
+	ReservationReader
+	// Rows returns those of the reservations that are there, in any order. They may be without their fingerprints.
+	Rows(ctx context.Context, reservations []id.ID) ([]reservation.Reservation, error)
+}
+
 // Reservations are the reservation service's use cases: reserve, cancel, status.
 type Reservations struct {
 	admission *Admission
 	flow      *Flow
-	read      ReservationReader
+	read      LedgerReader
+	looks     *groupcommit.Group[id.ID, reservation.Reservation]
 	throttle  *Throttle
 	promise   bool
 	clock     func() time.Time
@@ -31,9 +40,35 @@ type Reservations struct {
 }
 
 // NewReservations returns the use cases. promise says that the flow answers "accepted": a refusal
-// after that must be recorded as a decision.
-func NewReservations(admission *Admission, flow *Flow, read ReservationReader, throttle *Throttle, promise bool, clock func() time.Time, log *slog.Logger) *Reservations {
-	return &Reservations{admission: admission, flow: flow, read: read, throttle: throttle, promise: promise, clock: clock, log: log}
+// after that must be recorded as a decision. Close it when done.
+func NewReservations(admission *Admission, flow *Flow, read LedgerReader, throttle *Throttle, promise bool, clock func() time.Time, log *slog.Logger) *Reservations {
+	r := &Reservations{admission: admission, flow: flow, read: read, throttle: throttle, promise: promise, clock: clock, log: log}
+	r.looks = groupcommit.New(sweepPage, maxQueue, looksAtOnce, r.rows)
+	return r
+}
+
+// looksAtOnce is how many groups of looks are under way: who waits for a decision looks again and again, and when there are
+// hundreds, a question to the ledger for each would take what their decisions need.
+const looksAtOnce = 2
+
+// Close finishes the looks under way.
+func (r *Reservations) Close() { r.looks.Close() }
+
+// rows answers a group of looks. The zero reservation says that there is none.
+func (r *Reservations) rows(ctx context.Context, group []id.ID) ([]reservation.Reservation, error) {
+	found, err := r.read.Rows(ctx, group)
+	if err != nil {
+		return nil, err
+	}
+	known := make(map[id.ID]reservation.Reservation, len(found))
+	for _, row := range found {
+		known[row.ID] = row
+	}
+	rows := make([]reservation.Reservation, len(group))
+	for i, v := range group {
+		rows[i] = known[v]
+	}
+	return rows, nil
 }
 
 // Outcome is what became of a request. Not Decided means accepted: stored durably, it will be
@@ -182,13 +217,13 @@ func (r *Reservations) Status(ctx context.Context, user, v id.ID) (reservation.R
 	if !v.OwnedBy(user) {
 		return reservation.Reservation{}, reservation.ErrNotFound
 	}
-	row, err := r.read.Find(ctx, v)
+	row, err := r.looks.Do(ctx, v)
 	switch {
-	case errors.Is(err, reservation.ErrNotFound):
-		return reservation.Reservation{ID: v, User: user, State: reservation.Requested}, nil
 	case err != nil:
 		r.log.WarnContext(ctx, "reservation cannot be read", "reservation", v, "error", err)
 		return row, reservation.ErrOverloaded
+	case row.ID.IsZero():
+		return reservation.Reservation{ID: v, User: user, State: reservation.Requested}, nil
 	case row.User != user:
 		return reservation.Reservation{}, reservation.ErrNotFound
 	}

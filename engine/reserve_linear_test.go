@@ -203,6 +203,7 @@ func openStreet(t *testing.T, shards int, wrap func(engine.GateKeeper) engine.Ga
 	bus.Handle(transport.Inventory, service.Handle)
 	must(t, bus.Start(t.Context()))
 	s.reserve = engine.NewReservations(admission, engine.NewFlow(bus, time.Second, log), s.ledger, open(), false, time.Now, log)
+	t.Cleanup(s.reserve.Close)
 	return s
 }
 

@@ -48,8 +48,8 @@ func Look() (Snapshot, error) {
 	return Snapshot{all}, err
 }
 
-// tree lists a process and all its children, or nothing when it is gone.
-func (s Snapshot) tree(root int) (pids []int) {
+// Tree lists a process and all its children, or nothing when it is gone.
+func (s Snapshot) Tree(root int) (pids []int) {
 	if _, ok := s.all[root]; !ok {
 		return nil
 	}
@@ -64,7 +64,7 @@ func (s Snapshot) tree(root int) (pids []int) {
 // CPU returns the time of a process and all its children, ended ones included: what a child used moves to its parent
 // when it ends.
 func (s Snapshot) CPU(pid int) (time.Duration, error) {
-	tree := s.tree(pid)
+	tree := s.Tree(pid)
 	if len(tree) == 0 {
 		return 0, fmt.Errorf("process %d is gone", pid)
 	}
@@ -78,7 +78,7 @@ func (s Snapshot) CPU(pid int) (time.Duration, error) {
 // Memory returns what a process and all its children have of the machine's memory, in bytes. Pages that several of
 // them share are counted once, as the kernel divides them (Pss).
 func (s Snapshot) Memory(pid int) (int64, error) {
-	tree := s.tree(pid)
+	tree := s.Tree(pid)
 	if len(tree) == 0 {
 		return 0, fmt.Errorf("process %d is gone", pid)
 	}

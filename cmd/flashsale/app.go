@@ -313,7 +313,7 @@ func (a *app) saleReader() engine.SaleReader {
 	return engine.RemoteInventory{To: a.wires}
 }
 
-func (a *app) holdReader() engine.ReservationReader {
+func (a *app) holdReader() engine.LedgerReader {
 	if a.stores.ledger != nil {
 		return a.stores.ledger
 	}
@@ -363,7 +363,9 @@ func (a *app) addInventory(context.Context) error {
 func (a *app) addReservation(context.Context) error {
 	throttle := engine.NewThrottle(engine.RemotePayments{To: a.wires}.Pressure, a.clock, a.log)
 	a.loops = append(a.loops, throttle.Run)
-	var reservations httpapi.Reservations = engine.NewReservations(a.admission(), a.flow, a.holdReader(), throttle, a.cfg.Mode == Async, a.clock, a.log)
+	held := engine.NewReservations(a.admission(), a.flow, a.holdReader(), throttle, a.cfg.Mode == Async, a.clock, a.log)
+	a.closers = append(a.closers, held.Close)
+	var reservations httpapi.Reservations = held
 	if a.metrics != nil {
 		a.metrics.LetIn(throttle.Rate)
 		reservations = reserving{reservations, a.metrics.Reserved}

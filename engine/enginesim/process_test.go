@@ -74,7 +74,7 @@ func (w *world) boot(i int) {
 		send = v.sender(p, send)
 	}
 	var sales engine.SaleReader = led
-	var holds engine.ReservationReader = led
+	var holds engine.LedgerReader = led
 	if w.weather.remote {
 		sales, holds = engine.RemoteInventory{To: wire{p}}, engine.RemoteInventory{To: wire{p}}
 	}
@@ -200,6 +200,7 @@ func (w *world) kill(p *process) {
 	}
 	synctest.Wait()
 	p.inventory.Close()
+	p.reservations.Close()
 	p.orders.Close()
 	p.loops.Wait()
 }
