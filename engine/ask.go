@@ -55,6 +55,11 @@ func ask[R any](ctx context.Context, to transport.Asker, service transport.Servi
 // RemoteInventory reads from the inventory service by asking it.
 type RemoteInventory struct{ To transport.Asker }
 
+// Pressure returns the claims that the service is deciding.
+func (r RemoteInventory) Pressure(ctx context.Context) (Pressure, error) {
+	return ask[Pressure](ctx, r.To, transport.Inventory, askDeciding, struct{}{})
+}
+
 // Sale implements SaleReader.
 func (r RemoteInventory) Sale(ctx context.Context, sale id.ID) (inventory.Sale, error) {
 	s, err := ask[inventory.Sale](ctx, r.To, transport.Inventory, askSale, byID{sale})

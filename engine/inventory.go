@@ -24,6 +24,7 @@ type Inventory struct {
 	keeper    *Keeper
 	commits   *groupcommit.Group[inventory.Claim, inventory.Decision]
 	moves     *groupcommit.Group[inventory.Move, inventory.Moved]
+	deciding  work
 	clock     func() time.Time
 	shards    int
 	log       *slog.Logger
@@ -83,7 +84,9 @@ const retakes = 3
 // decide commits a claim. A take that was fenced or given back meanwhile is drawn again under the
 // current epoch before the request is refused; a refusal that was promised as a decision is
 // recorded, so that the shopper sees it.
-func (s *Inventory) decide(ctx context.Context, e transport.Envelope) ([]transport.Envelope, error) {
+func (s *Inventory) decide(ctx context.Context, e transport.Envelope) (_ []transport.Envelope, err error) {
+	s.deciding.begin()
+	defer func() { s.deciding.end(err == nil) }()
 	d, err := transport.Decode[inventory.ClaimData](e)
 	if err != nil {
 		return nil, err
@@ -320,6 +323,7 @@ const (
 	askReservation = "inventory.reservation"
 	askBound       = "inventory.bound"
 	askSale        = "inventory.sale"
+	askDeciding    = "inventory.pressure"
 )
 
 // Answer is the transport.Answerer of the service.
@@ -335,6 +339,8 @@ func (s *Inventory) Answer(ctx context.Context, q transport.Question) (json.RawM
 			d.Fingerprint = r.Fingerprint[:]
 			return d, err
 		})
+	case askDeciding:
+		return json.Marshal(s.deciding.pressure(s.clock()))
 	case askBound:
 		return answer(ctx, q, func(ctx context.Context, a byShopper) (int, error) {
 			return s.ledger.Bound(ctx, inventory.ItemID{Sale: a.Sale, SKU: a.SKU}, a.User)

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flashsale/payment"
 	"flashsale/transport"
 	"fmt"
@@ -15,7 +16,7 @@ import (
 
 // A shopper who is let in and cannot pay has cost more than one who is turned away at once: when payments are as many as
 // can be made, each further hold only takes from them. So the payment service bounds what it has under way, and the
-// reservation service, which asks it, lets in no more than it gets done.
+// reservation service, which asks it and the inventory service, lets in no more than they get done.
 
 // Pressure is what a service has under way in all its processes, and the most that it takes on.
 type Pressure struct {
@@ -93,6 +94,59 @@ func (s *Payments) Pressure() Pressure {
 	return p
 }
 
+// work counts what one process has begun and not ended.
+type work struct {
+	begun, ended, done atomic.Int64
+
+	mu     sync.Mutex
+	looked time.Time
+	was    [2]int64 // begun and done, then
+	last   Pressure
+}
+
+func (w *work) begin() { w.begun.Add(1) }
+
+func (w *work) end(done bool) {
+	w.ended.Add(1)
+	if done {
+		w.done.Add(1)
+	}
+}
+
+// pressure returns what is under way. Late is what will take longer than two seconds, at the rate at which it
+// gets done: many at once are decided together, at less cost, and fewer than wait for one transaction would only slow it.
+func (w *work) pressure(now time.Time) Pressure {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	ended := w.ended.Load() // before begun: there are never fewer than none under way
+	begun, done := w.begun.Load(), w.done.Load()
+	past := now.Sub(w.looked)
+	if past >= lookEvery/2 { // several ask
+		w.last.Came = smooth(w.last.Came, float64(begun-w.was[0]), past.Seconds())
+		w.last.Done = smooth(w.last.Done, float64(done-w.was[1]), past.Seconds())
+		w.looked, w.was = now, [2]int64{begun, done}
+	} else if past < 0 { // the clock was set back
+		w.looked = now
+	}
+	w.last.UnderWay = int(begun - ended)
+	w.last.Late = max(0, w.last.UnderWay-int(max(w.last.Done, fewDone)*muchLate.Seconds()))
+	return w.last
+}
+
+// Worst asks several services for their pressure, and returns the highest.
+func Worst(asks ...func(context.Context) (Pressure, error)) func(context.Context) (Pressure, error) {
+	return func(ctx context.Context) (worst Pressure, err error) {
+		for _, ask := range asks {
+			p, e := ask(ctx)
+			if e == nil && p.level() > worst.level() {
+				worst = p
+			}
+			err = errors.Join(err, e)
+		}
+		return worst, err
+	}
+}
+
 // lookEvery is how often pressure is looked at, and asked for.
 const lookEvery = 250 * time.Millisecond
 
@@ -132,7 +186,7 @@ func (r RemotePayments) Pressure(ctx context.Context) (Pressure, error) {
 	return ask[Pressure](ctx, r.To, transport.Payment, askPressure, struct{}{})
 }
 
-// Throttle bounds how many reservations a second are let in, while payments are under pressure.
+// Throttle bounds how many reservations a second are let in, while decisions or payments are under pressure.
 type Throttle struct {
 	ask   func(context.Context) (Pressure, error)
 	clock func() time.Time
@@ -140,7 +194,7 @@ type Throttle struct {
 
 	mu       sync.Mutex
 	rate     float64 // a second; 0: any number
-	known    float64 // rate at which payments got done when they were too many last; forgotten while they still are
+	known    float64 // rate at which they got done when they were too many last; forgotten while they still are
 	pressure float64 // at the last look
 	tokens   float64 // of what may be let in now; a quarter of a second's at most
 	filled   time.Time
@@ -148,6 +202,7 @@ type Throttle struct {
 	entering float64 // a second
 	coming   float64
 	looked   time.Time
+	well     int // looks in a row with more let in than was known to get done, and no pressure
 	silent   int // asks without an answer, in a row; Run's own
 }
 
@@ -199,14 +254,17 @@ func (t *Throttle) Run(ctx context.Context) error {
 
 // How the rate follows the pressure: held where half of what may be under way is, or as many are late as get done in a second.
 // While there is more, it goes down by so much a look at most, and no further than to a part of what is known to get done;
-// when there is less it is soon there again, and feels its way beyond.
+// when there is less it is soon there again, and feels its way beyond: slowly, for what comes of it is seen seconds later.
 const (
 	wantedPressure = 0.5
 	slowest        = 0.7
 	back           = 1.3
-	beyond         = 1.1
-	drained        = 0.25
+	beyond         = 1.02
+	faster         = 0.005 // beyond that, with every look that has gone well
+	fastest        = 1.1
+	drained        = 0.4
 	forgotten      = 0.95
+	learned        = 1.02
 	mostSilent     = 8 // looks: the answer is late when there are many, and that is no reason to let in more
 	leastRate      = 1.0
 )
@@ -223,6 +281,9 @@ func (t *Throttle) look(ctx context.Context, p Pressure) {
 	t.entering, t.coming = smooth(t.entering, float64(t.in), past), smooth(t.coming, float64(t.came), past)
 	t.in, t.came, t.looked = 0, 0, now
 	pressure := p.level()
+	if pressure > wantedPressure {
+		t.well = 0
+	}
 	was := t.pressure
 	t.pressure = pressure
 	switch {
@@ -233,7 +294,8 @@ func (t *Throttle) look(ctx context.Context, p Pressure) {
 	case pressure <= wantedPressure && t.rate < t.known:
 		t.rate *= back
 	case pressure <= wantedPressure:
-		t.rate *= beyond
+		t.well++
+		t.rate *= min(beyond+faster*float64(t.well), fastest)
 	case was <= wantedPressure: // as many fewer as payments get done of those that come: the next ones are on their way already
 		done := t.entering
 		if p.Came > p.Done {
@@ -241,12 +303,16 @@ func (t *Throttle) look(ctx context.Context, p Pressure) {
 		}
 		t.known = max(leastRate, done, t.known/2)
 		if t.rate == 0 {
-			t.log.WarnContext(ctx, "reservations are let in no faster than payments get done", "payments", p.UnderWay, "late", p.Late, "of", p.Most, "a_second", int(t.known))
+			t.log.WarnContext(ctx, "reservations are let in no faster than they are decided and paid for", "under_way", p.UnderWay, "late", p.Late, "of", p.Most, "a_second", int(t.known))
 			t.rate, t.filled = t.known, now
 		}
 		t.rate = min(t.rate, t.known)
 	default:
-		t.known = max(leastRate, t.known*forgotten) // what is known cannot be right while there are too many all the same
+		done := t.entering // of those that come, as many more get done as there become fewer
+		if p.Came > 0 {
+			done *= p.Done / p.Came
+		}
+		t.known = max(leastRate, min(max(done, t.known*forgotten), t.known*learned))
 		t.rate = max(leastRate, t.known*drained, t.rate*max(slowest, 1-2*(1-slowest)*(pressure-wantedPressure)))
 	}
 }

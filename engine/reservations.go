@@ -33,6 +33,7 @@ type Reservations struct {
 	flow      *Flow
 	read      LedgerReader
 	looks     *groupcommit.Group[id.ID, reservation.Reservation]
+	waiting   waiters
 	throttle  *Throttle
 	promise   bool
 	clock     func() time.Time
@@ -43,16 +44,20 @@ type Reservations struct {
 // after that must be recorded as a decision. Close it when done.
 func NewReservations(admission *Admission, flow *Flow, read LedgerReader, throttle *Throttle, promise bool, clock func() time.Time, log *slog.Logger) *Reservations {
 	r := &Reservations{admission: admission, flow: flow, read: read, throttle: throttle, promise: promise, clock: clock, log: log}
+	r.waiting = waiters{rows: read.Rows, of: map[id.ID][]chan reservation.Reservation{}}
 	r.looks = groupcommit.New(sweepPage, maxQueue, looksAtOnce, r.rows)
 	return r
 }
 
-// looksAtOnce is how many groups of looks are under way: who waits for a decision looks again and again, and when there are
-// hundreds, a question to the ledger for each would take what their decisions need.
+// looksAtOnce is how many groups of looks are under way: when hundreds look again and again, a question to the ledger for
+// each would take what their decisions need.
 const looksAtOnce = 2
 
 // Close finishes the looks under way.
-func (r *Reservations) Close() { r.looks.Close() }
+func (r *Reservations) Close() {
+	r.waiting.close()
+	r.looks.Close()
+}
 
 // rows answers a group of looks. The zero reservation says that there is none.
 func (r *Reservations) rows(ctx context.Context, group []id.ID) ([]reservation.Reservation, error) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"flashsale/engine"
+	"flashsale/id"
 	"flashsale/reservation"
 	"fmt"
 	"strconv"
@@ -14,11 +15,10 @@ import (
 	"github.com/gofiber/fiber/v2"
 )
 
-// The pace at which a decision is looked for, and how long a stream may last: a shopper who is still
-// waiting then connects again, as an EventSource does by itself.
+// How long a wait goes on when this process is stopping, and a stream at all: a shopper who is still waiting then connects
+// again, as an EventSource does by itself.
 const (
-	firstLook  = 20 * time.Millisecond
-	laterLook  = 500 * time.Millisecond
+	noticeStop = 500 * time.Millisecond
 	keepAlive  = 10 * time.Second
 	streamTime = 25 * time.Second // within the server's bound on writing an answer
 	maxStreams = 20_000
@@ -36,16 +36,18 @@ func preferWait(c *fiber.Ctx) time.Duration {
 	return 0
 }
 
-// awaitDecision looks at an accepted reservation until it is decided, ctx ends or this process stops: it is decided
-// wherever it is, and a stop waits for nobody's patience. A refusal is returned as it would have been at once.
+// awaitDecision waits until an accepted reservation is decided, ctx ends or this process stops: it is decided wherever it
+// is, and a stop waits for nobody's patience. A refusal is returned as it would have been at once.
 func (a *API) awaitDecision(ctx context.Context, s Reservations, out engine.Outcome) (engine.Outcome, error) {
 	asked := out.Reservation
-	for wait := firstLook; pause(ctx, wait) && !a.draining.Load(); wait = min(2*wait, laterLook) {
-		r, err := s.Status(ctx, asked.User, asked.ID)
-		if err != nil || r.State == reservation.Requested {
-			continue // not to be had at the moment, or not decided: both may change
-		}
-		if r.State == reservation.Refused {
+	for ctx.Err() == nil && !a.draining.Load() {
+		r, err := a.await(ctx, s, asked.User, asked.ID)
+		switch {
+		case err != nil:
+			return out, err
+		case r.State == reservation.Requested:
+			continue
+		case r.State == reservation.Refused:
 			return out, reservation.Refusal(r.Reason)
 		}
 		out.Reservation, out.Decided = r, true
@@ -54,15 +56,11 @@ func (a *API) awaitDecision(ctx context.Context, s Reservations, out engine.Outc
 	return out, nil
 }
 
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
+// await waits for a decision, but not longer than a stop may be unnoticed.
+func (a *API) await(ctx context.Context, s Reservations, user, v id.ID) (reservation.Reservation, error) {
+	ctx, cancel := context.WithTimeout(ctx, noticeStop)
+	defer cancel()
+	return s.Await(ctx, user, v)
 }
 
 // reservationEvents streams the states of a reservation as server-sent events, and ends with the
@@ -92,9 +90,12 @@ func (a *API) reservationEvents(c *fiber.Ctx, s Reservations) error {
 			return
 		}
 		spoke := a.cfg.Clock()
-		for wait := firstLook; pause(ctx, wait) && !a.draining.Load(); wait = min(2*wait, laterLook) {
-			now, err := s.Status(ctx, owner, v)
-			if err == nil && now.State != reservation.Requested {
+		for ctx.Err() == nil && !a.draining.Load() {
+			now, err := a.await(ctx, s, owner, v)
+			if err != nil {
+				return
+			}
+			if now.State != reservation.Requested {
 				_ = send(w, now)
 				return
 			}

@@ -121,6 +121,11 @@ func (undecided) Status(_ context.Context, user, v id.ID) (reservation.Reservati
 	return reservation.Reservation{ID: v, User: user, State: reservation.Requested}, nil
 }
 
+func (u undecided) Await(ctx context.Context, user, v id.ID) (reservation.Reservation, error) {
+	<-ctx.Done()
+	return u.Status(ctx, user, v)
+}
+
 // TestStopBesideWaiting: who waits for a decision is answered 202 when the process stops: it is made all the same.
 func TestStopBesideWaiting(t *testing.T) {
 	t.Parallel()

@@ -18,6 +18,8 @@ type Reservations interface {
 	Reserve(ctx context.Context, req reservation.Request, trace string) (engine.Outcome, error)
 	Cancel(ctx context.Context, user, reservation id.ID, trace string) (engine.Outcome, error)
 	Status(ctx context.Context, user, reservation id.ID) (reservation.Reservation, error)
+	// Await is Status as soon as it is decided, or when ctx ends.
+	Await(ctx context.Context, user, reservation id.ID) (reservation.Reservation, error)
 }
 
 // MountReservations adds the routes of the reservation service.

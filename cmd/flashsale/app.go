@@ -361,7 +361,7 @@ func (a *app) addInventory(context.Context) error {
 }
 
 func (a *app) addReservation(context.Context) error {
-	throttle := engine.NewThrottle(engine.RemotePayments{To: a.wires}.Pressure, a.clock, a.log)
+	throttle := engine.NewThrottle(engine.Worst(engine.RemotePayments{To: a.wires}.Pressure, engine.RemoteInventory{To: a.wires}.Pressure), a.clock, a.log)
 	a.loops = append(a.loops, throttle.Run)
 	held := engine.NewReservations(a.admission(), a.flow, a.holdReader(), throttle, a.cfg.Mode == Async, a.clock, a.log)
 	a.closers = append(a.closers, held.Close)

@@ -100,7 +100,7 @@ func (m *Metrics) Paying(paying func() (now, most int)) {
 
 // LetIn reports how many reservations a second are let in.
 func (m *Metrics) LetIn(rate func() float64) {
-	m.function("flashsale_reservations_rate_limit", "Reservations a second that this process lets in while payments are under pressure; 0 for as many as come.", rate)
+	m.function("flashsale_reservations_rate_limit", "Reservations a second that this process lets in while decisions or payments are under pressure; 0 for as many as come.", rate)
 }
 
 // function is a gauge that is read when Prometheus asks.

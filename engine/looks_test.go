@@ -1,0 +1,230 @@
+package engine_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flashsale/engine"
+	"flashsale/id"
+	"flashsale/inventory"
+	"flashsale/reservation"
+	"flashsale/transport"
+	"fmt"
+	"log/slog"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// slowBooks answers every question after a moment, and counts them.
+type slowBooks struct {
+	engine.ReservationReader
+	away    error
+	decided time.Time // nobody is, before
+
+	mu             sync.Mutex
+	questions, now int
+	most           int // at the same time
+}
+
+func (b *slowBooks) Rows(_ context.Context, ids []id.ID) (rows []reservation.Reservation, err error) {
+	b.mu.Lock()
+	b.questions++
+	b.now++
+	b.most = max(b.most, b.now)
+	b.mu.Unlock()
+	time.Sleep(100 * time.Millisecond)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.now--; b.away != nil {
+		return nil, b.away
+	}
+	for i := len(ids) - 1; i >= 0; i-- { // in any order
+		if ids[i][15]%2 == 0 && !time.Now().Before(b.decided) {
+			rows = append(rows, reservation.Reservation{ID: ids[i], User: owner, State: reservation.Held})
+		}
+	}
+	return rows, nil
+}
+
+// owner has all reservations.
+var owner = id.Derive("owner")
+
+// TestLooksAreShared: hundreds who look at the same time are a few questions to the ledger, two at a time, and each is
+// answered about the reservation that he asked for. One who looks alone does not wait for others.
+func TestLooksAreShared(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		books := &slowBooks{}
+		s := engine.NewReservations(nil, nil, books, open(), true, time.Now, slog.New(slog.DiscardHandler))
+		defer s.Close()
+		var all sync.WaitGroup
+		began := time.Now()
+		for n := range 600 {
+			v := id.DeriveFor(owner, "reservation", fmt.Sprint(n))
+			all.Go(func() {
+				want := reservation.Requested
+				if v[15]%2 == 0 {
+					want = reservation.Held
+				}
+				if r, err := s.Status(t.Context(), owner, v); err != nil || r.ID != v || r.State != want {
+					t.Errorf("a look at %s: %+v, %v; want %s", v, r, err, want)
+				}
+			})
+		}
+		all.Wait()
+		if took := time.Since(began); books.questions > 6 || books.most > 2 || took > 300*time.Millisecond {
+			t.Errorf("600 looks are %d questions, %d at the same time, and take %s", books.questions, books.most, took)
+		}
+		began, books.questions = time.Now(), 0
+		if _, err := s.Status(t.Context(), owner, id.DeriveFor(owner, "reservation", "0")); err != nil || books.questions != 1 || time.Since(began) > 100*time.Millisecond {
+			t.Errorf("one look alone is %d questions and takes %s (%v)", books.questions, time.Since(began), err)
+		}
+		books.away = transport.ErrUnavailable
+		if _, err := s.Status(t.Context(), owner, id.DeriveFor(owner, "reservation", "0")); !errors.Is(err, reservation.ErrOverloaded) {
+			t.Errorf("when the ledger does not answer: %v", err)
+		}
+	})
+}
+
+// TestAwait: hundreds who wait for a decision are told soon after it, while one question at a time is asked, a fifth of the
+// time at most, and none when nobody waits. Somebody else's reservation is not told; a ledger that is away is asked again.
+func TestAwait(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		books := &slowBooks{decided: time.Now().Add(5 * time.Second)}
+		s := engine.NewReservations(nil, nil, books, open(), true, time.Now, slog.New(slog.DiscardHandler))
+		defer s.Close()
+		began := time.Now()
+		var all sync.WaitGroup
+		for n := range 900 {
+			v := id.DeriveFor(owner, "reservation", fmt.Sprint(n/2)) // two wait for each
+			all.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+				defer cancel()
+				r, err := s.Await(ctx, owner, v)
+				took := time.Since(began)
+				if v[15]%2 == 0 && (r.State != reservation.Held || took < 5*time.Second || took > 6*time.Second) ||
+					v[15]%2 == 1 && (r.State != reservation.Requested || took != 10*time.Second) || r.ID != v || err != nil {
+					t.Errorf("%s is %+v after %s (%v)", v, r, took, err)
+				}
+			})
+		}
+		all.Wait()
+		asked := books.questions
+		if asked > 21 || asked < 15 || books.most > 1 { // each takes 100 ms
+			t.Errorf("in ten seconds %d questions are asked, %d at the same time", asked, books.most)
+		}
+		time.Sleep(time.Minute)
+		if now := books.questions; now > asked+1 {
+			t.Errorf("when nobody waits there are %d more questions", now-asked)
+		}
+		books.away = transport.ErrUnavailable
+		go func() {
+			time.Sleep(time.Second)
+			books.mu.Lock()
+			defer books.mu.Unlock()
+			books.away = nil
+		}()
+		other := id.Derive("somebody else")
+		for user, want := range map[id.ID]error{owner: nil, other: reservation.ErrNotFound} {
+			v := id.DeriveFor(user, "reservation", "even")
+			v[15] &^= 1
+			if _, err := s.Await(t.Context(), user, v); !errors.Is(err, want) {
+				t.Errorf("%s of %s: %v, want %v", v, user, err, want)
+			}
+			if _, err := s.Await(t.Context(), id.Derive("a third"), v); !errors.Is(err, reservation.ErrNotFound) {
+				t.Errorf("a third is told of %s: %v", v, err)
+			}
+		}
+	})
+}
+
+// stuckLedger commits nothing until it is let go.
+type stuckLedger struct {
+	inventory.Ledger
+	let chan struct{}
+}
+
+func (l stuckLedger) Commit(ctx context.Context, claims []inventory.Claim) ([]inventory.Decision, error) {
+	<-l.let
+	return l.Ledger.Commit(ctx, claims)
+}
+
+// TestDecidingPressure: who waits for a decision is told to those who let shoppers in, before anybody can pay.
+func TestDecidingPressure(t *testing.T) {
+	t.Parallel()
+	d := openDesk(t, 200, 1, 0)
+	let := make(chan struct{})
+	now, step := time.Now(), sync.Mutex{}
+	later := func() {
+		step.Lock()
+		defer step.Unlock()
+		now = now.Add(time.Second)
+	}
+	s := engine.NewInventory(stuckLedger{d.ledger, let}, d.ledger, d.admission, d.keeper, 1, func() time.Time {
+		step.Lock()
+		defer step.Unlock()
+		return now
+	}, slog.New(slog.DiscardHandler))
+	defer s.Close()
+	pressure := func() (p engine.Pressure) {
+		t.Helper()
+		b, err := s.Answer(t.Context(), transport.Question{Name: "inventory.pressure", Data: []byte("{}")})
+		must(t, err)
+		must(t, json.Unmarshal(b, &p))
+		return p
+	}
+	if p := pressure(); p != (engine.Pressure{}) {
+		t.Errorf("before anybody comes: %+v", p)
+	}
+	later()
+	var all sync.WaitGroup
+	const n = 150
+	for i := range n {
+		c := d.draw(d.request(fmt.Sprint(i), "k"))
+		e := transport.Repeatable(inventory.EventRequested, transport.Reservation, c.Request.ID(), c.Legs[0].Take.String(), time.Now(), "", inventory.NewClaimData(c, true))
+		all.Go(func() {
+			if _, err := s.Handle(t.Context(), e); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for deadline := time.Now().Add(10 * time.Second); pressure().UnderWay < n; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("of %d who wait it is told of %+v", n, pressure())
+		}
+	}
+	later()
+	// Of two seconds' work nobody is late, and a slow machine does 32 a second.
+	if p := pressure(); p.UnderWay != n || p.Late != n-64 || p.Came == 0 || p.Done != 0 {
+		t.Errorf("while %d wait: %+v", n, p)
+	}
+	close(let)
+	all.Wait()
+	later()
+	if p := pressure(); p.UnderWay != 0 || p.Late != 0 || p.Done < n/2 {
+		t.Errorf("when all are decided: %+v", p)
+	}
+}
+
+// TestWorst: of several services the one counts that has most to do, and one that does not answer is not passed over.
+func TestWorst(t *testing.T) {
+	t.Parallel()
+	says := func(p engine.Pressure, err error) func(context.Context) (engine.Pressure, error) {
+		return func(context.Context) (engine.Pressure, error) { return p, err }
+	}
+	calm := engine.Pressure{UnderWay: 500, Most: 1024, Done: 400}
+	busy := engine.Pressure{UnderWay: 300, Late: 200, Done: 50}
+	for _, asks := range [][]func(context.Context) (engine.Pressure, error){
+		{says(calm, nil), says(busy, nil)}, {says(busy, nil), says(calm, nil)}, {says(busy, nil), says(engine.Pressure{}, nil)},
+	} {
+		if p, err := engine.Worst(asks...)(t.Context()); err != nil || p != busy {
+			t.Errorf("the worst is %+v, %v", p, err)
+		}
+	}
+	if p, err := engine.Worst(says(busy, nil), says(engine.Pressure{}, transport.ErrUnavailable))(t.Context()); p != busy || !errors.Is(err, transport.ErrUnavailable) {
+		t.Errorf("when one does not answer: %+v, %v", p, err)
+	}
+}
