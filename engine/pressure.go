@@ -259,7 +259,7 @@ const (
 	wantedPressure = 0.5
 	slowest        = 0.7
 	back           = 1.3
-	beyond         = 1.02
+	beyond         = 1.05
 	faster         = 0.005 // beyond that, with every look that has gone well
 	fastest        = 1.1
 	drained        = 0.4

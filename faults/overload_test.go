@@ -268,10 +268,10 @@ func overloadName(times int) string { return fmt.Sprintf("%d times the capacity"
 // else is told at once when to come again, and behind it one buyer alone is served as before. The settings are the
 // product's own. With -short for some seconds, in the synchronous wiring at three times.
 func TestOverload(t *testing.T) {
-	modes, window, round := []string{"sync", "async"}, time.Minute, 6*time.Second
+	modes, window, round, crowds := []string{"sync", "async"}, time.Minute, 6*time.Second, []int{64, 128, 256, 384} // the first warms up
 	times, least := overloads(), map[int]float64{3: 0.65, 10: 0.25}
 	if testing.Short() { // the beginning counts for more, and others use the machine
-		modes, window, round = modes[:1], 12*time.Second, 3*time.Second
+		modes, window, round, crowds = modes[:1], 12*time.Second, 3*time.Second, crowds[:3]
 		times, least = times[:1], map[int]float64{3: 0.3}
 	}
 	for _, mode := range modes {
@@ -287,7 +287,7 @@ func TestOverload(t *testing.T) {
 			buyers := slices.Concat(crowd, plain)
 			r := s.rush(base)
 			best := 0.0
-			for n, workers := range []int{64, 128, 256, 384} { // the first warms up
+			for n, workers := range crowds {
 				before := r.counted()
 				began := time.Now()
 				var all sync.WaitGroup
