@@ -4,14 +4,15 @@ import (
 	"context"
 	"flashsale/id"
 	"flashsale/reservation"
+	"log/slog"
 	"maps"
 	"slices"
 	"sync"
 	"time"
 )
 
-// How often a process looks for those who wait for a decision. Looking takes from what the decisions need: when the ledger
-// answers slowly, four fifths of the time nobody asks it.
+// How often a process looks for those who wait for a decision. Looking takes from what the decisions need: a ledger that
+// needs up to an eighth of a second for it is left alone for four fifths of the time, and a slower one for half a second.
 const (
 	awaitOften  = 20 * time.Millisecond
 	awaitSeldom = 500 * time.Millisecond
@@ -21,10 +22,12 @@ const (
 // waiters are those who wait for decisions in one process. One loop looks for all of them, while there are any.
 type waiters struct {
 	rows func(ctx context.Context, reservations []id.ID) ([]reservation.Reservation, error)
+	log  *slog.Logger
 
 	mu      sync.Mutex
 	of      map[id.ID][]chan reservation.Reservation
 	looking bool
+	failing bool // at the last look
 	closed  bool
 	stop    context.CancelFunc
 	loop    sync.WaitGroup
@@ -110,11 +113,18 @@ func (w *waiters) look(ctx context.Context) {
 
 // tell asks about some, and tells those whose reservation is decided. It reports whether the ledger has answered.
 func (w *waiters) tell(ctx context.Context, some []id.ID) bool {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	bound, cancel := context.WithTimeout(ctx, lookBound)
 	defer cancel()
-	rows, err := w.rows(ctx, some)
+	rows, err := w.rows(bound, some)
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if ctx.Err() == nil && (err != nil) != w.failing {
+		if w.failing = err != nil; w.failing {
+			w.log.WarnContext(ctx, "decisions cannot be looked up: who waits for one is told that it is not made", "waiting", len(w.of), "error", err)
+		} else {
+			w.log.InfoContext(ctx, "decisions are looked up again")
+		}
+	}
 	for _, row := range rows {
 		for _, decided := range w.of[row.ID] {
 			decided <- row

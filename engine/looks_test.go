@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -141,72 +142,141 @@ func TestAwait(t *testing.T) {
 	})
 }
 
-// stuckLedger commits nothing until it is let go.
+// TestAwaitBesideClose: who waits when the process stops, and who comes then, wait until their time is over.
+func TestAwaitBesideClose(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		books := &slowBooks{decided: time.Now().Add(time.Hour)}
+		s := engine.NewReservations(nil, nil, books, open(), true, time.Now, slog.New(slog.DiscardHandler))
+		began := time.Now()
+		var all sync.WaitGroup
+		wait := func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			if r, err := s.Await(ctx, owner, id.DeriveFor(owner, "reservation", "0")); err != nil || r.State != reservation.Requested || ctx.Err() == nil {
+				t.Errorf("%+v, %v after %s", r, err, time.Since(began))
+			}
+		}
+		all.Go(wait)
+		time.Sleep(time.Second)
+		s.Close()
+		s.Close()
+		if took := time.Since(began); took > 1200*time.Millisecond { // a look under way takes 100 ms
+			t.Errorf("the stop waits until %s", took)
+		}
+		asked := books.questions
+		all.Go(wait)
+		all.Wait()
+		if books.questions != asked {
+			t.Errorf("%d questions after the stop", books.questions-asked)
+		}
+	})
+}
+
+// stuckLedger commits nothing while somebody else holds the lock.
 type stuckLedger struct {
 	inventory.Ledger
-	let chan struct{}
+	lock *sync.RWMutex
 }
 
 func (l stuckLedger) Commit(ctx context.Context, claims []inventory.Claim) ([]inventory.Decision, error) {
-	<-l.let
+	l.lock.RLock()
+	defer l.lock.RUnlock()
 	return l.Ledger.Commit(ctx, claims)
 }
 
-// TestDecidingPressure: who waits for a decision is told to those who let shoppers in, before anybody can pay.
+// TestDecidingPressure: who waits for a decision is told to those who let shoppers in, before anybody can pay; and they
+// turn shoppers away while it is more than gets done in time.
 func TestDecidingPressure(t *testing.T) {
 	t.Parallel()
-	d := openDesk(t, 200, 1, 0)
-	let := make(chan struct{})
-	now, step := time.Now(), sync.Mutex{}
-	later := func() {
-		step.Lock()
-		defer step.Unlock()
-		now = now.Add(time.Second)
-	}
-	s := engine.NewInventory(stuckLedger{d.ledger, let}, d.ledger, d.admission, d.keeper, 1, func() time.Time {
-		step.Lock()
-		defer step.Unlock()
-		return now
-	}, slog.New(slog.DiscardHandler))
+	const few, many = 150, 700
+	d := openDesk(t, few+many, 1, 0)
+	var lock sync.RWMutex
+	var later atomic.Int64
+	clock := func() time.Time { return time.Now().Add(time.Duration(later.Load())) }
+	s := engine.NewInventory(stuckLedger{d.ledger, &lock}, d.ledger, d.admission, d.keeper, 1, clock, slog.New(slog.DiscardHandler))
 	defer s.Close()
-	pressure := func() (p engine.Pressure) {
+	ask := func(ctx context.Context) (p engine.Pressure, err error) {
+		b, err := s.Answer(ctx, transport.Question{Name: "inventory.pressure", Data: []byte("{}")})
+		if err == nil {
+			err = json.Unmarshal(b, &p)
+		}
+		return p, err
+	}
+	pressure := func() engine.Pressure {
 		t.Helper()
-		b, err := s.Answer(t.Context(), transport.Question{Name: "inventory.pressure", Data: []byte("{}")})
+		p, err := ask(t.Context())
 		must(t, err)
-		must(t, json.Unmarshal(b, &p))
 		return p
+	}
+	var all sync.WaitGroup
+	come := func(n int, key string) {
+		t.Helper()
+		for i := range n {
+			c := d.draw(d.request(fmt.Sprint(key, i), key))
+			e := transport.Repeatable(inventory.EventRequested, transport.Reservation, c.Request.ID(), c.Legs[0].Take.String(), time.Now(), "", inventory.NewClaimData(c, true))
+			all.Go(func() {
+				if _, err := s.Handle(t.Context(), e); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		for deadline := time.Now().Add(10 * time.Second); pressure().UnderWay < n; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("of %d who wait it is told of %+v", n, pressure())
+			}
+		}
+		later.Add(int64(time.Second))
 	}
 	if p := pressure(); p != (engine.Pressure{}) {
 		t.Errorf("before anybody comes: %+v", p)
 	}
-	later()
-	var all sync.WaitGroup
-	const n = 150
-	for i := range n {
-		c := d.draw(d.request(fmt.Sprint(i), "k"))
-		e := transport.Repeatable(inventory.EventRequested, transport.Reservation, c.Request.ID(), c.Legs[0].Take.String(), time.Now(), "", inventory.NewClaimData(c, true))
-		all.Go(func() {
-			if _, err := s.Handle(t.Context(), e); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	for deadline := time.Now().Add(10 * time.Second); pressure().UnderWay < n; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("of %d who wait it is told of %+v", n, pressure())
-		}
-	}
-	later()
+	lock.Lock()
+	unlock := sync.OnceFunc(lock.Unlock)
+	defer func() { unlock() }() // whatever fails: the service ends what it has begun
+	come(few, "few")
 	// Of two seconds' work nobody is late, and a slow machine does 32 a second.
-	if p := pressure(); p.UnderWay != n || p.Late != n-64 || p.Came == 0 || p.Done != 0 {
-		t.Errorf("while %d wait: %+v", n, p)
+	if p := pressure(); p.UnderWay != few || p.Late != few-64 || p.Came == 0 || p.Done != 0 {
+		t.Errorf("while %d wait: %+v", few, p)
 	}
-	close(let)
+	unlock()
 	all.Wait()
-	later()
-	if p := pressure(); p.UnderWay != 0 || p.Late != 0 || p.Done < n/2 {
+	later.Add(int64(time.Second))
+	if p := pressure(); p.UnderWay != 0 || p.Late != 0 || p.Done < 32 {
 		t.Errorf("when all are decided: %+v", p)
 	}
+	lock.Lock()
+	unlock = sync.OnceFunc(lock.Unlock)
+	come(many, "many")
+	if p := pressure(); p.UnderWay != many || p.Late < many-2*few || p.Done < 1 {
+		t.Errorf("while %d wait: %+v", many, p)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	var looks atomic.Int64
+	th := engine.NewThrottle(engine.Worst(func(context.Context) (engine.Pressure, error) {
+		looks.Add(1)
+		return engine.Pressure{}, transport.ErrUnavailable // who pays is away: this one is heard all the same
+	}, ask), time.Now, slog.New(slog.DiscardHandler))
+	for range 1000 {
+		if !th.Enter() {
+			t.Fatal("somebody is turned away before anybody was asked")
+		}
+	}
+	all.Go(func() { _ = th.Run(ctx) })
+	for th.Rate() == 0 {
+		if pause := time.After(time.Millisecond); ctx.Err() != nil {
+			t.Fatalf("with %+v nobody is turned away", pressure())
+		} else {
+			<-pause
+		}
+	}
+	if n := looks.Load(); n > 4 {
+		t.Errorf("it is heard at look %d only", n)
+	}
+	cancel()
+	unlock()
+	all.Wait()
 }
 
 // TestWorst: of several services the one counts that has most to do, and one that does not answer is not passed over.

@@ -18,11 +18,12 @@ import (
 // can be made, each further hold only takes from them. So the payment service bounds what it has under way, and the
 // reservation service, which asks it and the inventory service, lets in no more than they get done.
 
-// Pressure is what a service has under way in all its processes, and the most that it takes on.
+// Pressure is what a service has under way, and the most that it takes on: payments in all their processes, decisions in
+// the one that is asked.
 type Pressure struct {
 	UnderWay int     `json:"under_way"`
-	Late     int     `json:"late"` // of them: nobody has come to them for a second
-	Most     int     `json:"most"`
+	Late     int     `json:"late"` // of them: payments nobody has come to for a second, decisions beyond two seconds' work
+	Most     int     `json:"most"` // 0: no bound
 	Came     float64 `json:"came"` // a second, of those that were taken on
 	Done     float64 `json:"done"` // a second
 }
@@ -113,8 +114,9 @@ func (w *work) end(done bool) {
 	}
 }
 
-// pressure returns what is under way. Late is what will take longer than two seconds, at the rate at which it
-// gets done: many at once are decided together, at less cost, and fewer than wait for one transaction would only slow it.
+// pressure returns what is under way here, not what waits in a queue before it: with 128 at a time out of RabbitMQ that
+// tells of a process that decides fewer than some forty a second. Late is what will take longer than two seconds, at the
+// rate at which it gets done: many at once are decided together, at less cost, and fewer would only slow it.
 func (w *work) pressure(now time.Time) Pressure {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -133,17 +135,22 @@ func (w *work) pressure(now time.Time) Pressure {
 	return w.last
 }
 
-// Worst asks several services for their pressure, and returns the highest.
+// Worst asks several services for their pressure, all at once, and returns the highest, with the errors of those that do
+// not answer.
 func Worst(asks ...func(context.Context) (Pressure, error)) func(context.Context) (Pressure, error) {
 	return func(ctx context.Context) (worst Pressure, err error) {
-		for _, ask := range asks {
-			p, e := ask(ctx)
-			if e == nil && p.level() > worst.level() {
+		all, errs := make([]Pressure, len(asks)), make([]error, len(asks))
+		var asked sync.WaitGroup
+		for i, ask := range asks {
+			asked.Go(func() { all[i], errs[i] = ask(ctx) })
+		}
+		asked.Wait()
+		for i, p := range all {
+			if errs[i] == nil && p.level() > worst.level() {
 				worst = p
 			}
-			err = errors.Join(err, e)
 		}
-		return worst, err
+		return worst, errors.Join(errs...)
 	}
 }
 
@@ -245,7 +252,8 @@ func (t *Throttle) Run(ctx context.Context) error {
 		if t.silent++; err == nil {
 			t.silent = 0
 		}
-		if t.silent == 0 || t.silent > mostSilent { // who does not answer for long has no say: reserving goes on while nobody can pay
+		// Who does not answer for long has no say: reserving goes on while nobody can pay. Another that has too much is heard.
+		if t.silent == 0 || t.silent > mostSilent || p.level() > wantedPressure {
 			t.look(ctx, p)
 		}
 		return err
@@ -296,7 +304,7 @@ func (t *Throttle) look(ctx context.Context, p Pressure) {
 	case pressure <= wantedPressure:
 		t.well++
 		t.rate *= min(beyond+faster*float64(t.well), fastest)
-	case was <= wantedPressure: // as many fewer as payments get done of those that come: the next ones are on their way already
+	case was <= wantedPressure: // as many fewer as get done of those that come: the next ones are on their way already
 		done := t.entering
 		if p.Came > p.Done {
 			done *= p.Done / p.Came

