@@ -17,6 +17,7 @@ const (
 	awaitOften  = 20 * time.Millisecond
 	awaitSeldom = 500 * time.Millisecond
 	awaitRest   = 4 // times as long as the last look took
+	awaitBound  = 2 * time.Second
 )
 
 // waiters are those who wait for decisions in one process. One loop looks for all of them, while there are any.
@@ -113,7 +114,7 @@ func (w *waiters) look(ctx context.Context) {
 
 // tell asks about some, and tells those whose reservation is decided. It reports whether the ledger has answered.
 func (w *waiters) tell(ctx context.Context, some []id.ID) bool {
-	bound, cancel := context.WithTimeout(ctx, lookBound)
+	bound, cancel := context.WithTimeout(ctx, awaitBound)
 	defer cancel()
 	rows, err := w.rows(bound, some)
 	w.mu.Lock()

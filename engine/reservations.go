@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"errors"
-	"flashsale/groupcommit"
 	"flashsale/id"
 	"flashsale/inventory"
 	"flashsale/reservation"
@@ -32,7 +31,6 @@ type Reservations struct {
 	admission *Admission
 	flow      *Flow
 	read      LedgerReader
-	looks     *groupcommit.Group[id.ID, reservation.Reservation]
 	waiting   waiters
 	throttle  *Throttle
 	promise   bool
@@ -43,43 +41,14 @@ type Reservations struct {
 // NewReservations returns the use cases. promise says that the flow answers "accepted": a refusal
 // after that must be recorded as a decision. Close it when done.
 func NewReservations(admission *Admission, flow *Flow, read LedgerReader, throttle *Throttle, promise bool, clock func() time.Time, log *slog.Logger) *Reservations {
-	r := &Reservations{admission: admission, flow: flow, read: read, throttle: throttle, promise: promise, clock: clock, log: log}
-	r.waiting = waiters{rows: read.Rows, log: log, of: map[id.ID][]chan reservation.Reservation{}}
-	r.looks = groupcommit.New(sweepPage, maxQueue, looksAtOnce, r.rows)
-	return r
+	return &Reservations{
+		admission: admission, flow: flow, read: read, throttle: throttle, promise: promise, clock: clock, log: log,
+		waiting: waiters{rows: read.Rows, log: log, of: map[id.ID][]chan reservation.Reservation{}},
+	}
 }
 
-// looksAtOnce is how many groups of looks are under way: when hundreds look again and again, a question to the ledger for
-// each would take what their decisions need.
-const looksAtOnce = 2
-
-// lookBound is how long one of them may take: a hung one holds up those behind it.
-const lookBound = 2 * time.Second
-
-// Close finishes the looks under way.
-func (r *Reservations) Close() {
-	r.waiting.close()
-	r.looks.Close()
-}
-
-// rows answers a group of looks. The zero reservation says that there is none.
-func (r *Reservations) rows(ctx context.Context, group []id.ID) ([]reservation.Reservation, error) {
-	ctx, cancel := context.WithTimeout(ctx, lookBound)
-	defer cancel()
-	found, err := r.read.Rows(ctx, group)
-	if err != nil {
-		return nil, err
-	}
-	known := make(map[id.ID]reservation.Reservation, len(found))
-	for _, row := range found {
-		known[row.ID] = row
-	}
-	rows := make([]reservation.Reservation, len(group))
-	for i, v := range group {
-		rows[i] = known[v]
-	}
-	return rows, nil
-}
+// Close ends the look under way.
+func (r *Reservations) Close() { r.waiting.close() }
 
 // Outcome is what became of a request. Not Decided means accepted: stored durably, it will be
 // decided, and Reservation has its id and the state requested.
@@ -227,13 +196,13 @@ func (r *Reservations) Status(ctx context.Context, user, v id.ID) (reservation.R
 	if !v.OwnedBy(user) {
 		return reservation.Reservation{}, reservation.ErrNotFound
 	}
-	row, err := r.looks.Do(ctx, v)
+	row, err := r.read.Find(ctx, v)
 	switch {
+	case errors.Is(err, reservation.ErrNotFound):
+		return reservation.Reservation{ID: v, User: user, State: reservation.Requested}, nil
 	case err != nil:
 		r.log.WarnContext(ctx, "reservation cannot be read", "reservation", v, "error", err)
 		return row, reservation.ErrOverloaded
-	case row.ID.IsZero():
-		return reservation.Reservation{ID: v, User: user, State: reservation.Requested}, nil
 	case row.User != user:
 		return reservation.Reservation{}, reservation.ErrNotFound
 	}

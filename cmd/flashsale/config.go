@@ -140,7 +140,7 @@ func (c *Config) settings() []setting {
 		{name: "operator-password", env: "OPERATOR_PASSWORD", secret: true, help: "the first operator's password", value: (*textValue)(&c.OperatorPassword)},
 		{name: "request-timeout", help: "bound on one request", value: (*durationValue)(&c.RequestTimeout)},
 		{name: "max-requests", help: "requests under way at the same time; beyond it 503", value: &intValue{&c.MaxRequests}},
-		{name: "max-paying", help: "payments under way at the same time, in all processes; beyond it 503. From half of it on, or when more wait for a second than get done in one, reservations are turned away, too", value: &intValue{&c.MaxPaying}},
+		{name: "max-paying", help: "payments under way at the same time, in all processes; beyond it 503. From half of it on, or when more payments or decisions wait than get done in time, reservations are turned away, too", value: &intValue{&c.MaxPaying}},
 		{name: "max-unpaid", help: "reservations that a shopper may hold unpaid at the same time, over all sales; 0 for any number", value: &intValue{&c.MaxUnpaid}},
 		{name: "shopper-rate", help: "requests a second that a shopper may send to this process, four seconds' worth at once; beyond it 429; 0 for any number", value: &intValue{&c.ShopperRate}},
 		{name: "pending-for", help: "how long a take may stay undecided before the ledger is asked", value: (*durationValue)(&c.PendingFor)},
