@@ -18,7 +18,7 @@ type Flow struct {
 	step   time.Duration
 	log    *slog.Logger
 	boxes  map[transport.Service]*outbox
-	after  chan afterwards // nil: nothing runs behind anybody's back
+	after  chan *afterwards // nil: nothing runs behind anybody's back
 }
 
 // afterwards is an event that is sent when its cause has been answered.
@@ -89,7 +89,7 @@ func (f *Flow) Follow(ctx context.Context, service transport.Service, events []t
 		}
 		if r.After && f.after != nil {
 			select {
-			case f.after <- afterwards{service, e}:
+			case f.after <- &afterwards{service, e}:
 			default: // too many wait: the relay sends it
 			}
 			continue
@@ -125,7 +125,7 @@ const (
 // that it returns has been called; that one finishes what waits, or until ctx ends. What is left over
 // is in the outbox.
 func (f *Flow) Afterwards() (finish func(ctx context.Context)) {
-	queue := make(chan afterwards, afterQueue)
+	queue := make(chan *afterwards, afterQueue) // pointers: the empty places count as heap
 	f.after = queue
 	ended := make(chan struct{})
 	var workers sync.WaitGroup
@@ -158,7 +158,7 @@ func (f *Flow) Afterwards() (finish func(ctx context.Context)) {
 	}
 }
 
-func (f *Flow) passLater(a afterwards) {
+func (f *Flow) passLater(a *afterwards) {
 	ctx, cancel := context.WithTimeout(context.Background(), f.step)
 	defer cancel()
 	f.pass(ctx, a.from, a.event)

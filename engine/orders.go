@@ -20,15 +20,16 @@ type Orders struct {
 	store   order.Store
 	carts   order.Carts
 	holds   ReservationReader
-	sales   SaleReader
+	sales   *saleCache
 	changes *groupcommit.Group[order.Change, order.Changed]
 	clock   func() time.Time
 }
 
-// NewOrders returns the service's part. Close it when done.
-func NewOrders(store order.Store, carts order.Carts, holds ReservationReader, sales SaleReader, clock func() time.Time) *Orders {
+// NewOrders returns the service's part. fresh is how old the terms may be by which an item in a cart is priced: what is
+// paid is the price at which the ledger holds it. Close it when done.
+func NewOrders(store order.Store, carts order.Carts, holds ReservationReader, sales SaleReader, clock func() time.Time, fresh time.Duration) *Orders {
 	return &Orders{
-		store: store, carts: carts, holds: holds, sales: sales, clock: clock,
+		store: store, carts: carts, holds: holds, sales: newSaleCache(sales, clock, fresh), clock: clock,
 		changes: groupcommit.New(maxGroup, maxQueue, 1, store.Apply),
 	}
 }
@@ -129,19 +130,20 @@ func (s *Orders) AddItem(ctx context.Context, user, cart, sale id.ID, sku string
 }
 
 func (s *Orders) price(ctx context.Context, sale id.ID, sku string) (money.Money, error) {
-	terms, err := s.sales.Sale(ctx, sale)
-	if errors.Is(err, inventory.ErrUnknownSale) {
-		return money.Money{}, reservation.ErrUnknownItem
-	}
-	if err != nil {
-		return money.Money{}, err
-	}
-	for _, item := range terms.Items {
-		if item.SKU == sku {
-			return item.UnitPrice, nil
+	for must := false; ; must = true {
+		terms, current, _, err := s.sales.get(ctx, sale, must)
+		if err != nil && !errors.Is(err, inventory.ErrUnknownSale) {
+			return money.Money{}, err
+		}
+		for _, item := range terms.Items {
+			if item.SKU == sku {
+				return item.UnitPrice, nil
+			}
+		}
+		if current { // else it may have been announced since
+			return money.Money{}, reservation.ErrUnknownItem
 		}
 	}
-	return money.Money{}, reservation.ErrUnknownItem
 }
 
 // Cart returns a shopper's cart, or order.ErrNotFound.

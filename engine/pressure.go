@@ -22,15 +22,16 @@ import (
 // the one that is asked.
 type Pressure struct {
 	UnderWay int     `json:"under_way"`
-	Late     int     `json:"late"` // of them: payments nobody has come to for a second, decisions beyond two seconds' work
+	Late     int     `json:"late"` // of them: payments nobody has come to for two seconds, decisions that have taken as long
 	Most     int     `json:"most"` // 0: no bound
 	Came     float64 `json:"came"` // a second, of those that were taken on
 	Done     float64 `json:"done"` // a second
 }
 
 // level is 1 where no more may be under way, and where as many are late as get done in two seconds: the bound is for
-// machines that do hundreds a second, and on one that does fifty everybody would wait ten seconds before it is felt. They
-// are not late for the crowd where nothing gets done: somebody has died, and turning shoppers away would not help.
+// machines that do hundreds a second, and on one that does fifty everybody would wait ten seconds before it is felt. What
+// comes at once when the doors open is not late yet. Nor is anybody for the crowd where nothing gets done: somebody has
+// died, and turning shoppers away would not help.
 func (p Pressure) level() float64 {
 	level := 0.0
 	if p.Most > 0 {
@@ -43,9 +44,9 @@ func (p Pressure) level() float64 {
 }
 
 const (
-	lateAfter = time.Second
-	muchLate  = 2 * time.Second
-	fewDone   = 32.0 // a second; what one death leaves behind is not an overload
+	lateAfter = 2 * time.Second
+	muchLate  = 2 * time.Second // to get those done who are late
+	fewDone   = 32.0            // a second; what one death leaves behind is not an overload
 )
 
 // underWay counts payments without an outcome, over all processes. It is as exact as a bound must be: between two looks
@@ -102,7 +103,14 @@ type work struct {
 	mu     sync.Mutex
 	looked time.Time
 	was    [2]int64 // begun and done, then
+	marks  []mark   // of the looks within lateAfter, and of the last before
 	last   Pressure
+}
+
+// mark is how many had begun at a look.
+type mark struct {
+	at    time.Time
+	begun int64
 }
 
 func (w *work) begin() { w.begun.Add(1) }
@@ -115,8 +123,8 @@ func (w *work) end(done bool) {
 }
 
 // pressure returns what is under way here, not what waits in a queue before it: with 128 at a time out of RabbitMQ that
-// tells of a process that decides fewer than some forty a second. Late is what will take longer than two seconds, at the
-// rate at which it gets done: many at once are decided together, at less cost, and fewer would only slow it.
+// tells of a process that decides fewer than some forty a second. What begins first is taken to end first: late are those
+// begun before lateAfter, as far as they have not ended.
 func (w *work) pressure(now time.Time) Pressure {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -127,11 +135,17 @@ func (w *work) pressure(now time.Time) Pressure {
 		w.last.Came = smooth(w.last.Came, float64(begun-w.was[0]), past.Seconds())
 		w.last.Done = smooth(w.last.Done, float64(done-w.was[1]), past.Seconds())
 		w.looked, w.was = now, [2]int64{begun, done}
+		w.marks = append(w.marks, mark{now, begun})
 	} else if past < 0 { // the clock was set back
-		w.looked = now
+		w.looked, w.marks = now, nil
 	}
-	w.last.UnderWay = int(begun - ended)
-	w.last.Late = max(0, w.last.UnderWay-int(max(w.last.Done, fewDone)*muchLate.Seconds()))
+	for len(w.marks) > 1 && now.Sub(w.marks[1].at) >= lateAfter {
+		w.marks = w.marks[1:]
+	}
+	w.last.UnderWay, w.last.Late = int(begun-ended), 0
+	if len(w.marks) > 0 && now.Sub(w.marks[0].at) >= lateAfter {
+		w.last.Late = int(max(0, w.marks[0].begun-ended))
+	}
 	return w.last
 }
 

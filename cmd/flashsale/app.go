@@ -375,7 +375,7 @@ func (a *app) addReservation(context.Context) error {
 }
 
 func (a *app) addOrder(context.Context) error {
-	orders := engine.NewOrders(a.trace.Orders(a.stores.orders), a.stores.orders, a.holdReader(), a.saleReader(), a.clock)
+	orders := engine.NewOrders(a.trace.Orders(a.stores.orders), a.stores.orders, a.holdReader(), a.saleReader(), a.clock, termsAge)
 	if a.metrics != nil {
 		orders.WatchGroups(a.metrics.Group)
 	}

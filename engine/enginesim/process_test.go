@@ -85,7 +85,7 @@ func (w *world) boot(i int) {
 	keeper := engine.NewKeeper(stock, led, time.Now, goneAfter, log)
 	p.inventory = engine.NewInventory(led, led, admission("terms of inventory", led), keeper, w.gate.Shards(), time.Now, log)
 	p.reservations = engine.NewReservations(admission("terms of reservation", sales), p.flow, holds, engine.NewThrottle(engine.Worst(engine.RemotePayments{To: wire{p}}.Pressure, engine.RemoteInventory{To: wire{p}}.Pressure), time.Now, log), w.weather.async, time.Now, log)
-	p.orders = engine.NewOrders(ordersOf{p}, w.orders, holds, sales, time.Now)
+	p.orders = engine.NewOrders(ordersOf{p}, w.orders, holds, sales, time.Now, termsAge)
 	p.payments = engine.NewPayments(pays, providerOf{p}, engine.RemoteOrders{To: wire{p}}, p.flow, patience, mostPaying, time.Now, log)
 	p.flow.Keep(transport.Inventory, boxOf{p, &w.ledger.outbox, "ledger"})
 	p.flow.Keep(transport.Order, boxOf{p, &w.orders.outbox, "orders"})

@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"testing"
 	"time"
 )
@@ -162,5 +163,46 @@ func TestCutAfterSend(t *testing.T) {
 	_, err = s.Send(t.Context(), transport.Inventory, transport.New("x", transport.Order, id.Derive("x"), time.Now(), "", struct{}{}))
 	if err == nil || transport.NothingHandled(err) {
 		t.Fatalf("%v; want unknown", err)
+	}
+}
+
+// TestPeerStartedAgain: of many connections that were open to a peer none is of use when it has been started again, and
+// no call fails for that.
+func TestPeerStartedAgain(t *testing.T) {
+	t.Parallel()
+	const many = 20
+	s, r := pair(t)
+	var here sync.WaitGroup
+	here.Add(many)
+	crowd := func(context.Context, transport.Envelope) ([]transport.Envelope, error) {
+		here.Done()
+		here.Wait()
+		return nil, nil
+	}
+	r.Handle(transport.Inventory, crowd)
+	if err := r.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	send := func() {
+		if _, err := s.Send(t.Context(), transport.Inventory, transport.New("x", transport.Order, id.Derive("x"), time.Now(), "", struct{}{})); err != nil {
+			t.Error(err)
+		}
+	}
+	var all sync.WaitGroup
+	for range many {
+		all.Go(send)
+	}
+	all.Wait()
+	if err := r.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	again := httptransport.New(httptransport.Options{Listen: r.URL()[len("http://"):], Token: token, Log: slog.New(slog.DiscardHandler)})
+	again.Handle(transport.Inventory, func(context.Context, transport.Envelope) ([]transport.Envelope, error) { return nil, nil })
+	if err := again.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = again.Stop(context.Background()) })
+	for range many {
+		send()
 	}
 }
