@@ -22,7 +22,7 @@ import (
 // the one that is asked.
 type Pressure struct {
 	UnderWay int     `json:"under_way"`
-	Late     int     `json:"late"` // of them: payments nobody has come to for two seconds, decisions that have taken as long
+	Late     int     `json:"late"` // of them: payments nobody has come to for a second, decisions that have taken two
 	Most     int     `json:"most"` // 0: no bound
 	Came     float64 `json:"came"` // a second, of those that were taken on
 	Done     float64 `json:"done"` // a second
@@ -44,8 +44,8 @@ func (p Pressure) level() float64 {
 }
 
 const (
-	lateAfter = 2 * time.Second
-	muchLate  = 2 * time.Second // to get those done who are late
+	lateAfter = time.Second
+	muchLate  = 2 * time.Second
 	fewDone   = 32.0            // a second; what one death leaves behind is not an overload
 )
 
@@ -103,7 +103,7 @@ type work struct {
 	mu     sync.Mutex
 	looked time.Time
 	was    [2]int64 // begun and done, then
-	marks  []mark   // of the looks within lateAfter, and of the last before
+	marks  []mark   // of the looks within muchLate, and of the last before
 	last   Pressure
 }
 
@@ -124,7 +124,7 @@ func (w *work) end(done bool) {
 
 // pressure returns what is under way here, not what waits in a queue before it: with 128 at a time out of RabbitMQ that
 // tells of a process that decides fewer than some forty a second. What begins first is taken to end first: late are those
-// begun before lateAfter, as far as they have not ended.
+// begun before muchLate, as far as they have not ended.
 func (w *work) pressure(now time.Time) Pressure {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -139,11 +139,11 @@ func (w *work) pressure(now time.Time) Pressure {
 	} else if past < 0 { // the clock was set back
 		w.looked, w.marks = now, nil
 	}
-	for len(w.marks) > 1 && now.Sub(w.marks[1].at) >= lateAfter {
+	for len(w.marks) > 1 && now.Sub(w.marks[1].at) >= muchLate {
 		w.marks = w.marks[1:]
 	}
 	w.last.UnderWay, w.last.Late = int(begun-ended), 0
-	if len(w.marks) > 0 && now.Sub(w.marks[0].at) >= lateAfter {
+	if len(w.marks) > 0 && now.Sub(w.marks[0].at) >= muchLate {
 		w.last.Late = int(max(0, w.marks[0].begun-ended))
 	}
 	return w.last
