@@ -24,7 +24,7 @@ func parents() []string {
 // drivers are what only adapters, httpapi and cmd may import.
 func drivers() []string {
 	return []string{
-		"github.com/gofiber/", "github.com/redis/", "github.com/jackc/", "github.com/rabbitmq/", "modernc.org/", "github.com/pressly/",
+		"github.com/gofiber/", "github.com/valyala/", "github.com/redis/", "github.com/jackc/", "github.com/rabbitmq/", "modernc.org/", "github.com/pressly/",
 		"database/sql", "github.com/wneessen/", "github.com/golang-jwt/", "net/http",
 	}
 }

@@ -203,7 +203,7 @@ func TestDecidingPressure(t *testing.T) {
 	for _, c := range []struct {
 		after time.Duration
 		late  int
-	}{{time.Second, 0}, {900 * time.Millisecond, 0}, {1100 * time.Millisecond, few}} { // they came within the first tenth
+	}{{time.Second, 0}, {500 * time.Millisecond, 0}, {2 * time.Second, few}} {
 		later.Add(int64(c.after))
 		if p := pressure(); p.UnderWay != few || p.Late != c.late || p.Came == 0 || p.Done != 0 {
 			t.Errorf("while %d wait, %s later: %+v", few, c.after, p)
@@ -218,10 +218,9 @@ func TestDecidingPressure(t *testing.T) {
 	lock.Lock()
 	unlock = sync.OnceFunc(lock.Unlock)
 	come(many, "many")
-	for range 4 { // looks: somebody asks all the time
-		pressure()
-		later.Add(int64(time.Second))
-	}
+	later.Add(int64(200 * time.Millisecond))
+	pressure() // all have come by this look
+	later.Add(int64(2 * time.Second))
 	if p := pressure(); p.UnderWay != many || p.Late != many || p.Done < 1 {
 		t.Errorf("while %d wait: %+v", many, p)
 	}

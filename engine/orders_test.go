@@ -83,6 +83,7 @@ func TestPriceOfAnItem(t *testing.T) {
 	add("hat", 0, reservation.ErrUnknownItem)
 	offer(800, "shoe", "sock", "belt")
 	now = now.Add(fresh)
+	add("sock", 800, nil)
 	add("belt", 800, nil)
 	s.away = true
 	now = now.Add(fresh)

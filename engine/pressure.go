@@ -46,7 +46,7 @@ func (p Pressure) level() float64 {
 const (
 	lateAfter = time.Second
 	muchLate  = 2 * time.Second
-	fewDone   = 32.0            // a second; what one death leaves behind is not an overload
+	fewDone   = 32.0 // a second; what one death leaves behind is not an overload
 )
 
 // underWay counts payments without an outcome, over all processes. It is as exact as a bound must be: between two looks

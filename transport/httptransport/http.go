@@ -26,7 +26,6 @@ import (
 	"github.com/failsafe-go/failsafe-go/circuitbreaker"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/gofiber/fiber/v2"
-	"github.com/valyala/fasthttp"
 )
 
 // Options are what a Transport needs. Listen and Token must be set; zero bounds mean their default.
@@ -43,6 +42,7 @@ type Options struct {
 type Transport struct {
 	opts    Options
 	app     *fiber.App
+	client  *client
 	peers   map[transport.Service]*peer
 	stopped atomic.Bool
 
@@ -56,7 +56,6 @@ type Transport struct {
 // peer is one callee: its address, what it may take of this process, and whether it answers.
 type peer struct {
 	url     string
-	client  *fasthttp.Client
 	slots   bulkhead.Bulkhead[any]
 	breaker circuitbreaker.CircuitBreaker[any]
 	calls   atomic.Int64 // under way
@@ -99,12 +98,12 @@ func New(opts Options) *Transport {
 		opts.Calls = 512
 	}
 	t := &Transport{
-		opts: opts, peers: map[transport.Service]*peer{},
+		opts: opts, client: newClient(opts.Token, opts.Timeout), peers: map[transport.Service]*peer{},
 		handlers: map[transport.Service]transport.Handler{}, answers: map[transport.Service]transport.Answerer{},
 	}
 	for service, url := range opts.Peers {
 		t.peers[service] = &peer{
-			url: strings.TrimSuffix(url, "/"), client: newClient(opts.Calls), slots: bulkhead.New[any](uint(opts.Calls)),
+			url: strings.TrimSuffix(url, "/"), slots: bulkhead.New[any](uint(opts.Calls)),
 			breaker: circuitbreaker.NewBuilder[any]().WithFailureThreshold(10).WithDelay(time.Second).Build(),
 		}
 	}
@@ -164,9 +163,7 @@ func (t *Transport) Stop(ctx context.Context) error {
 	if t.stopped.Swap(true) {
 		return nil
 	}
-	for _, p := range t.peers {
-		p.client.CloseIdleConnections()
-	}
+	defer t.client.close() // what else is under way is a loop's, which ends with the process
 	if t.served == nil {
 		return nil
 	}
@@ -361,7 +358,7 @@ func (t *Transport) call(ctx context.Context, to transport.Service, path, kind s
 		if !p.breaker.TryAcquirePermit() {
 			return nil, unknownIf(sent, fmt.Errorf("%s has not been answering; it is asked again in a moment", to))
 		}
-		b, code, why, err := t.once(ctx, p.client, p.url+path+string(to), kind, body, trace)
+		b, code, why, err := t.client.post(ctx, p.url+path+string(to), kind, body, trace)
 		if err == nil {
 			p.breaker.RecordSuccess()
 			if code == http.StatusOK {
@@ -380,7 +377,6 @@ func (t *Transport) call(ctx context.Context, to transport.Service, path, kind s
 			}
 			sent = true
 		}
-		p.client.CloseIdleConnections() // of a peer that was started again all are closed at its end: the next try dials
 		if try == maxTries || ctx.Err() != nil {
 			return nil, unknownIf(sent, err)
 		}
@@ -392,60 +388,13 @@ func (t *Transport) call(ctx context.Context, to transport.Service, path, kind s
 	}
 }
 
-// unknownIf keeps "cannot be reached" for what was certainly never handled.
+// unknownIf keeps "cannot be reached" for what was certainly never handled, also when that is so of a second try.
 func unknownIf(sent bool, err error) error {
+	if sent && transport.NothingHandled(err) {
+		return fmt.Errorf("httptransport: not known whether it was handled: %s", err.Error())
+	}
 	if sent {
 		return fmt.Errorf("httptransport: not known whether it was handled: %w", err)
 	}
 	return fmt.Errorf("%w: %w", transport.ErrUnavailable, err)
-}
-
-// errNotSent marks a call of which no byte has left.
-var errNotSent = errors.New("no connection")
-
-const dialTimeout = 2 * time.Second
-
-// newClient returns the client of one peer. It neither retries nor follows redirects.
-func newClient(calls int) *fasthttp.Client {
-	dialer := &net.Dialer{Timeout: dialTimeout}
-	return &fasthttp.Client{
-		Dial: func(addr string) (net.Conn, error) {
-			c, err := dialer.Dial("tcp", addr)
-			if err != nil {
-				return nil, fmt.Errorf("%w: %w", errNotSent, err)
-			}
-			return c, nil
-		},
-		MaxConnsPerHost: calls, MaxIdleConnDuration: time.Minute, MaxIdemponentCallAttempts: 1, MaxResponseBodySize: maxAnswer,
-		NoDefaultUserAgentHeader: true,
-	}
-}
-
-// once makes the call until the deadline of ctx, and does not end before it when ctx is cancelled.
-func (t *Transport) once(ctx context.Context, client *fasthttp.Client, url, kind string, body []byte, trace string) ([]byte, int, transport.Reason, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, 0, "", fmt.Errorf("%w: %w", errNotSent, err)
-	}
-	req, resp := fasthttp.AcquireRequest(), fasthttp.AcquireResponse()
-	defer fasthttp.ReleaseRequest(req)
-	defer fasthttp.ReleaseResponse(resp)
-	req.SetRequestURI(url)
-	req.Header.SetMethod(http.MethodPost)
-	req.Header.SetContentType(kind)
-	req.Header.Set("Authorization", "Bearer "+t.opts.Token)
-	if trace != "" {
-		req.Header.Set("traceparent", trace)
-	}
-	at, _ := ctx.Deadline() // it has one
-	req.Header.Set(deadlineKey, strconv.FormatInt(max(time.Until(at).Milliseconds(), 1), 10))
-	req.SetBodyRaw(body)
-	switch err := client.DoDeadline(req, resp, at); {
-	case errors.Is(err, fasthttp.ErrTimeout):
-		return nil, 0, "", fmt.Errorf("%w: %w", context.DeadlineExceeded, err)
-	case errors.Is(err, fasthttp.ErrNoFreeConns):
-		return nil, 0, "", fmt.Errorf("%w: %w", errNotSent, err)
-	case err != nil:
-		return nil, 0, "", err
-	}
-	return bytes.Clone(resp.Body()), resp.StatusCode(), transport.Reason(resp.Header.Peek(reasonKey)), nil
 }

@@ -166,43 +166,121 @@ func TestCutAfterSend(t *testing.T) {
 	}
 }
 
-// TestPeerStartedAgain: of many connections that were open to a peer none is of use when it has been started again, and
-// no call fails for that.
+func anEnvelope() transport.Envelope {
+	return transport.New("x", transport.Order, id.Derive("x"), time.Now(), "", struct{}{})
+}
+
+// TestPeerStartedAgain: of many connections that were open to a peer none is of use when it has been started again: no
+// call of a crowd fails for that. When it is gone, every one knows that it was not handled.
 func TestPeerStartedAgain(t *testing.T) {
 	t.Parallel()
-	const many = 20
+	const many = 40
 	s, r := pair(t)
-	var here sync.WaitGroup
-	here.Add(many)
-	crowd := func(context.Context, transport.Envelope) ([]transport.Envelope, error) {
-		here.Done()
-		here.Wait()
-		return nil, nil
+	gather := func() transport.Handler { // each call has a connection of its own
+		var here sync.WaitGroup
+		here.Add(many)
+		return func(context.Context, transport.Envelope) ([]transport.Envelope, error) {
+			here.Done()
+			here.Wait()
+			return nil, nil
+		}
 	}
-	r.Handle(transport.Inventory, crowd)
+	crowd := func(fine func(error) bool) {
+		t.Helper()
+		var all sync.WaitGroup
+		for range many {
+			all.Go(func() {
+				if _, err := s.Send(t.Context(), transport.Inventory, anEnvelope()); !fine(err) {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+	}
+	sent := func(err error) bool { return err == nil }
+	r.Handle(transport.Inventory, gather())
 	if err := r.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	send := func() {
-		if _, err := s.Send(t.Context(), transport.Inventory, transport.New("x", transport.Order, id.Derive("x"), time.Now(), "", struct{}{})); err != nil {
-			t.Error(err)
-		}
-	}
-	var all sync.WaitGroup
-	for range many {
-		all.Go(send)
-	}
-	all.Wait()
+	crowd(sent)
 	if err := r.Stop(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	again := httptransport.New(httptransport.Options{Listen: r.URL()[len("http://"):], Token: token, Log: slog.New(slog.DiscardHandler)})
-	again.Handle(transport.Inventory, func(context.Context, transport.Envelope) ([]transport.Envelope, error) { return nil, nil })
+	again.Handle(transport.Inventory, gather())
 	if err := again.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = again.Stop(context.Background()) })
-	for range many {
-		send()
+	crowd(sent)
+	if err := again.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	crowd(transport.NothingHandled)
+}
+
+// TestStopEndsCalls: a stop does not wait for a peer that hangs, and the call is not known to be unhandled.
+func TestStopEndsCalls(t *testing.T) {
+	t.Parallel()
+	s, r := pair(t)
+	came, leave := make(chan struct{}), make(chan struct{})
+	r.Handle(transport.Inventory, func(context.Context, transport.Envelope) ([]transport.Envelope, error) {
+		close(came)
+		<-leave
+		return nil, nil
+	})
+	if err := r.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		_, err := s.Send(ctx, transport.Inventory, anEnvelope())
+		ended <- err
+	}()
+	<-came
+	if err := s.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-ended:
+		if err == nil || transport.NothingHandled(err) {
+			t.Errorf("%v; want unknown", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("the call goes on behind the stop")
+	}
+	close(leave)
+	if err := r.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestCutWithinAnswer: an answer of which only the beginning came is none.
+func TestCutWithinAnswer(t *testing.T) {
+	t.Parallel()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = c.Read(make([]byte, 4096))
+			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{}")
+			time.Sleep(50 * time.Millisecond) // a reset takes back what has not been read
+			_ = c.(*net.TCPConn).SetLinger(0)
+			_ = c.Close()
+		}
+	}()
+	s := httptransport.New(httptransport.Options{
+		Token: token, Peers: map[transport.Service]string{transport.Inventory: "http://" + l.Addr().String()}, Log: slog.New(slog.DiscardHandler),
+	})
+	if b, err := s.Ask(t.Context(), transport.Inventory, transport.Question{Name: "x", Data: json.RawMessage(`{}`)}); !errors.Is(err, transport.ErrUnavailable) {
+		t.Errorf("%q, %v", b, err)
 	}
 }
