@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"flashsale/audit"
+	"flashsale/bench/testbed"
 	"flashsale/testenv"
 	"fmt"
 	"io"
@@ -438,4 +439,60 @@ func TestWatch(t *testing.T) {
 	if rs, err := p.look(time.Now()); err != nil || len(rs) != 0 {
 		t.Errorf("gone, and read: %+v, %v", rs, err)
 	}
+}
+
+// TestReportOfRecord: the report that the README links is a whole one of a sound run, and the README's table is its.
+func TestReportOfRecord(t *testing.T) {
+	t.Parallel()
+	f, err := os.Open("../results/ab.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	r, err := Read(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if wrong := r.Sound(); len(wrong) > 0 || r.Modified || r.Short {
+		t.Errorf("modified %v, short %v, not sound: %q", r.Modified, r.Short, wrong)
+	}
+	var markdown bytes.Buffer
+	if err := r.Markdown(&markdown); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string][]string{"../results/ab.md": {markdown.String()}, "../../README.md": inShort(r)} {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, w := range want {
+			if !strings.Contains(string(text), w) {
+				t.Errorf("%s has not\n%s", path, w)
+			}
+		}
+	}
+}
+
+// inShort is the README's table of a report: medians.
+func inShort(r *Report) []string {
+	out := []string{fmt.Sprintf("commit `%s`", r.Commit[:7])}
+	for _, name := range []string{
+		"throughput", "average", "P95", "failed", "reservations, accepted and durable", "time to decision, P95", "time from paid to confirmed, P95",
+		"CPU per request", "memory, all services and servers",
+	} {
+		line := "|"
+		for i, users := range []int{250, 500} {
+			for _, w := range r.rows(users) {
+				if w.figure.name != name {
+					continue
+				}
+				if i == 0 {
+					line += fmt.Sprintf(" %s, %s |", name, w.figure.unit)
+				}
+				line += fmt.Sprintf(" %s | %s |", testbed.Number(w.side[0].Median), testbed.Number(w.side[1].Median))
+			}
+		}
+		out = append(out, line+"\n")
+	}
+	return out
 }
