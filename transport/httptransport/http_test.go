@@ -32,6 +32,15 @@ func pair(t *testing.T) (sender, receiver *httptransport.Transport) {
 	return sender, receiver
 }
 
+func anEnvelope() transport.Envelope {
+	return transport.New("x", transport.Order, id.Derive("x"), time.Now(), "", struct{}{})
+}
+
+// caller is a transport that calls inventory, and is not called.
+func caller(url, token string) *httptransport.Transport {
+	return httptransport.New(httptransport.Options{Token: token, Peers: map[transport.Service]string{transport.Inventory: url}, Log: slog.New(slog.DiscardHandler)})
+}
+
 func itoa(n int) string { b, _ := json.Marshal(n); return string(b) }
 
 func TestTransport(t *testing.T) {
@@ -131,8 +140,8 @@ func TestWithoutTheTokenNothingIsHandled(t *testing.T) {
 	if err := r.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	s := httptransport.New(httptransport.Options{Token: "wrong", Peers: map[transport.Service]string{transport.Inventory: r.URL()}, Log: slog.New(slog.DiscardHandler)})
-	_, err := s.Send(t.Context(), transport.Inventory, transport.New("x", transport.Order, id.Derive("x"), time.Now(), "", struct{}{}))
+	s := caller(r.URL(), "wrong")
+	_, err := s.Send(t.Context(), transport.Inventory, anEnvelope())
 	if !errors.Is(err, transport.ErrUnavailable) {
 		t.Fatalf("%v", err)
 	}
@@ -157,17 +166,11 @@ func TestCutAfterSend(t *testing.T) {
 	})}
 	go func() { _ = srv.Serve(l) }()
 	t.Cleanup(func() { _ = srv.Close() })
-	s := httptransport.New(httptransport.Options{
-		Token: token, Peers: map[transport.Service]string{transport.Inventory: "http://" + l.Addr().String()}, Log: slog.New(slog.DiscardHandler),
-	})
-	_, err = s.Send(t.Context(), transport.Inventory, transport.New("x", transport.Order, id.Derive("x"), time.Now(), "", struct{}{}))
+	s := caller("http://"+l.Addr().String(), token)
+	_, err = s.Send(t.Context(), transport.Inventory, anEnvelope())
 	if err == nil || transport.NothingHandled(err) {
 		t.Fatalf("%v; want unknown", err)
 	}
-}
-
-func anEnvelope() transport.Envelope {
-	return transport.New("x", transport.Order, id.Derive("x"), time.Now(), "", struct{}{})
 }
 
 // TestPeerStartedAgain: of many connections that were open to a peer none is of use when it has been started again: no
@@ -272,14 +275,11 @@ func TestCutWithinAnswer(t *testing.T) {
 			}
 			_, _ = c.Read(make([]byte, 4096))
 			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{}")
-			time.Sleep(50 * time.Millisecond) // a reset takes back what has not been read
-			_ = c.(*net.TCPConn).SetLinger(0)
+			_ = c.(*net.TCPConn).SetLinger(0) // a reset, behind the bytes before it
 			_ = c.Close()
 		}
 	}()
-	s := httptransport.New(httptransport.Options{
-		Token: token, Peers: map[transport.Service]string{transport.Inventory: "http://" + l.Addr().String()}, Log: slog.New(slog.DiscardHandler),
-	})
+	s := caller("http://"+l.Addr().String(), token)
 	if b, err := s.Ask(t.Context(), transport.Inventory, transport.Question{Name: "x", Data: json.RawMessage(`{}`)}); !errors.Is(err, transport.ErrUnavailable) {
 		t.Errorf("%q, %v", b, err)
 	}
