@@ -285,7 +285,13 @@ func TestDashboards(t *testing.T) {
 		early := journey.New(first, sale).Do(t.Context())
 		f.until(t, "the first are counted in every process", strings.ReplaceAll(
 			`sum(flashsale_order_value_minor_units_count$) > 0 and on() sum(flashsale_payments_total$) > 0 and on() sum(flashsale_decision_seconds_count$) > 0`, "$", w))
-		c.Shoppers -= first.Shoppers
+		// Who buys is a race, and all of them might pay: these do not.
+		left := first
+		left.Shoppers, left.AbandonRate, left.Seed = 3, 1, 60
+		if gone := journey.New(left, sale).Do(t.Context()).Abandoned; gone != left.Shoppers {
+			t.Fatalf("%s: %d of %d left without paying", mode, gone, left.Shoppers)
+		}
+		c.Shoppers -= first.Shoppers + left.Shoppers
 		sellOut(t, c, sale, early.SoldUnits+journey.New(c, sale).Do(t.Context()).SoldUnits)
 	}
 	for _, mode := range []Mode{Sync, Async} {
