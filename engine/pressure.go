@@ -7,7 +7,6 @@ import (
 	"flashsale/payment"
 	"flashsale/transport"
 	"fmt"
-	"log/slog"
 	"math"
 	"sync"
 	"sync/atomic"
@@ -31,14 +30,15 @@ type Pressure struct {
 // level is 1 where no more may be under way, and where as many are late as get done in two seconds: the bound is for
 // machines that do hundreds a second, and on one that does fifty everybody would wait ten seconds before it is felt. What
 // comes at once when the doors open is not late yet. Nor is anybody for the crowd where nothing gets done: somebody has
-// died, and turning shoppers away would not help.
-func (p Pressure) level() float64 {
+// died, and turning shoppers away would not help. usual is what got done a second over some, for a second says little; 0:
+// not known.
+func (p Pressure) level(usual float64) float64 {
 	level := 0.0
 	if p.Most > 0 {
 		level = float64(p.UnderWay) / float64(p.Most)
 	}
 	if p.Done >= 1 {
-		level = max(level, float64(p.Late)/(muchLate.Seconds()*max(p.Done, fewDone)))
+		level = max(level, float64(p.Late)/(muchLate.Seconds()*max(p.Done, usual, fewDone)))
 	}
 	return level
 }
@@ -71,20 +71,23 @@ func (u *underWay) look(v payment.Traffic, now time.Time) {
 	past := max(now.Sub(u.looked), time.Millisecond).Seconds() // the clock may have been set back
 	u.more = smooth(u.more, float64(v.UnderWay-u.last.UnderWay), past)
 	done := float64(v.Done) / lateAfter.Seconds()
-	u.looked, u.last = now, Pressure{UnderWay: v.UnderWay, Late: v.Late, Came: max(0, done+u.more), Done: done}
+	u.looked, u.last = now, Pressure{UnderWay: v.UnderWay, Late: v.Late, Came: done + u.more, Done: done}
 }
 
 // forget has nothing to say until the store can be looked at again: what it was says nothing of what it is.
 func (u *underWay) forget() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.last, u.more = Pressure{}, 0
+	u.looked, u.last, u.more = time.Time{}, Pressure{}, 0
 }
 
 // smooth returns a rate over the last second or so, when n more came in the time past: groups of them come together.
-func smooth(rate, n, past float64) float64 {
-	old := math.Exp(-past)
-	return old*rate + (1-old)*n/past
+func smooth(rate, n, past float64) float64 { return average(rate, n/past, past, 1) }
+
+// average returns a value's average over the last seconds, when it was so much in the time past.
+func average(value, now, past, over float64) float64 {
+	old := math.Exp(-past / over)
+	return old*value + (1-old)*now
 }
 
 // Pressure returns the payments under way, and how many may be.
@@ -160,7 +163,7 @@ func Worst(asks ...func(context.Context) (Pressure, error)) func(context.Context
 		}
 		asked.Wait()
 		for i, p := range all {
-			if errs[i] == nil && p.level() > worst.level() {
+			if errs[i] == nil && p.level(0) > worst.level(0) {
 				worst = p
 			}
 		}
@@ -205,136 +208,4 @@ type RemotePayments struct{ To transport.Asker }
 // Pressure returns what the service has under way.
 func (r RemotePayments) Pressure(ctx context.Context) (Pressure, error) {
 	return ask[Pressure](ctx, r.To, transport.Payment, askPressure, struct{}{})
-}
-
-// Throttle bounds how many reservations a second are let in, while decisions or payments are under pressure.
-type Throttle struct {
-	ask   func(context.Context) (Pressure, error)
-	clock func() time.Time
-	log   *slog.Logger
-
-	mu       sync.Mutex
-	rate     float64 // a second; 0: any number
-	known    float64 // rate at which they got done when they were too many last; forgotten while they still are
-	pressure float64 // at the last look
-	tokens   float64 // of what may be let in now; a quarter of a second's at most
-	filled   time.Time
-	in, came int     // since the last look
-	entering float64 // a second
-	coming   float64
-	looked   time.Time
-	well     int // looks in a row with more let in than was known to get done, and no pressure
-	silent   int // asks without an answer, in a row; Run's own
-}
-
-// NewThrottle returns a Throttle that lets in everybody until Run hears of pressure.
-func NewThrottle(pressure func(context.Context) (Pressure, error), clock func() time.Time, log *slog.Logger) *Throttle {
-	return &Throttle{ask: pressure, clock: clock, log: log, looked: clock()}
-}
-
-// Enter reports whether one more is let in.
-func (t *Throttle) Enter() bool {
-	now := t.clock()
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.came++
-	if t.rate > 0 {
-		t.tokens = min(t.tokens+t.rate*max(now.Sub(t.filled), 0).Seconds(), max(1, t.rate*lookEvery.Seconds()))
-		t.filled = now
-		if t.tokens < 1 {
-			return false
-		}
-		t.tokens--
-	}
-	t.in++
-	return true
-}
-
-// Rate returns how many a second are let in; 0: any number.
-func (t *Throttle) Rate() float64 {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.rate
-}
-
-// Run asks for the pressure until ctx ends.
-func (t *Throttle) Run(ctx context.Context) error {
-	return every(ctx, t.log, lookEvery, "throttle", func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, 4*lookEvery)
-		defer cancel()
-		p, err := t.ask(ctx)
-		if t.silent++; err == nil {
-			t.silent = 0
-		}
-		// Who does not answer for long has no say: reserving goes on while nobody can pay. Another that has too much is heard.
-		if t.silent == 0 || t.silent > mostSilent || p.level() > wantedPressure {
-			t.look(ctx, p)
-		}
-		return err
-	})
-}
-
-// How the rate follows the pressure: held where half of what may be under way is, or as many are late as get done in a second.
-// While there is more, it goes down by so much a look at most, and no further than to a part of what is known to get done;
-// when there is less it is soon there again, and feels its way beyond: slowly, for what comes of it is seen seconds later.
-const (
-	wantedPressure = 0.5
-	slowest        = 0.7
-	back           = 1.3
-	beyond         = 1.05
-	faster         = 0.005 // beyond that, with every look that has gone well
-	fastest        = 1.1
-	drained        = 0.4
-	forgotten      = 0.95
-	learned        = 1.02
-	mostSilent     = 8 // looks: the answer is late when there are many, and that is no reason to let in more
-	leastRate      = 1.0
-)
-
-func (t *Throttle) look(ctx context.Context, p Pressure) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	now := t.clock()
-	past := now.Sub(t.looked).Seconds()
-	if past <= 0 { // the clock was set back
-		t.looked = now
-		return
-	}
-	t.entering, t.coming = smooth(t.entering, float64(t.in), past), smooth(t.coming, float64(t.came), past)
-	t.in, t.came, t.looked = 0, 0, now
-	pressure := p.level()
-	if pressure > wantedPressure {
-		t.well = 0
-	}
-	was := t.pressure
-	t.pressure = pressure
-	switch {
-	case pressure <= wantedPressure && t.rate == 0:
-	case pressure <= wantedPressure && t.rate > 2*t.coming+leastRate: // nobody is turned away
-		t.rate, t.known = 0, 0
-		t.log.InfoContext(ctx, "reservations are let in as they come")
-	case pressure <= wantedPressure && t.rate < t.known:
-		t.rate *= back
-	case pressure <= wantedPressure:
-		t.well++
-		t.rate *= min(beyond+faster*float64(t.well), fastest)
-	case was <= wantedPressure: // as many fewer as get done of those that come: the next ones are on their way already
-		done := t.entering
-		if p.Came > p.Done {
-			done *= p.Done / p.Came
-		}
-		t.known = max(leastRate, done, t.known/2)
-		if t.rate == 0 {
-			t.log.WarnContext(ctx, "reservations are let in no faster than they are decided and paid for", "under_way", p.UnderWay, "late", p.Late, "of", p.Most, "a_second", int(t.known))
-			t.rate, t.filled = t.known, now
-		}
-		t.rate = min(t.rate, t.known)
-	default:
-		done := t.entering // of those that come, as many more get done as there become fewer
-		if p.Came > 0 {
-			done *= p.Done / p.Came
-		}
-		t.known = max(leastRate, min(max(done, t.known*forgotten), t.known*learned))
-		t.rate = max(leastRate, t.known*drained, t.rate*max(slowest, 1-2*(1-slowest)*(pressure-wantedPressure)))
-	}
 }

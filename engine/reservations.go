@@ -58,6 +58,9 @@ type Outcome struct {
 	Replayed    bool // the same request had been answered before
 }
 
+// Come says whether one who comes to reserve is turned away, whoever he is: see Throttle.Come. It is asked before Reserve.
+func (r *Reservations) Come(lot int) Turned { return r.throttle.Come(lot) }
+
 // Reserve binds units for a shopper: take at the gate, commit in the ledger, and only then
 // "reserved". A refusal is one of the reservation errors. ErrOverloaded means that nothing was reserved; ErrUncertain that nobody knows yet, and
 // that repeating the request with its key finds out.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http/httptest"
 	"strconv"
 	"strings"
 	"testing"
@@ -106,12 +107,72 @@ func TestStopBesideUnusedConnections(t *testing.T) {
 	}
 }
 
+// drawn turns away the upper half of the lots, and has those with the last quarter told so again.
+type drawn struct {
+	undecided
+	lots *[]int
+}
+
+func (d drawn) Come(lot int) engine.Turned {
+	*d.lots = append(*d.lots, lot)
+	return engine.Turned{Away: lot >= engine.Lots/2, Again: lot >= engine.Lots*3/4, Turns: 10}
+}
+
+// TestDoor: whoever there is no room for is told so before he is asked who he is, in words that are not for him alone.
+func TestDoor(t *testing.T) {
+	t.Parallel()
+	var drew []int
+	a := New(Config{
+		Timeout: time.Second, MaxRequests: 8, ShopperRate: 10, Clock: time.Now, Log: slog.New(slog.DiscardHandler),
+		Verify: func(string) (id.ID, account.Role, error) { return id.Derive("user"), account.Shopper, nil },
+	})
+	a.MountReservations(drawn{lots: &drew})
+	for _, c := range []struct {
+		lot    string
+		number int
+		status int
+		again  string
+	}{
+		{"", -1, 401, ""},
+		{"zz", -1, 401, ""},
+		{"100", -1, 401, ""},
+		{"00", 0, 401, ""},
+		{"7c", 31, 401, ""},
+		{"80", 32, 503, ""},
+		{"bc", 47, 503, ""},
+		{"c0", 48, 503, "1"},
+		{"fc", 63, 503, "1"},
+	} {
+		r := httptest.NewRequestWithContext(t.Context(), "POST", "/api/v1/reservations", strings.NewReader("{}"))
+		r.Header.Set("X-Lot", c.lot)
+		if c.status == 503 {
+			r.Header.Set("Authorization", "Bearer somebody")
+		}
+		res, err := a.app.Test(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+		if res.StatusCode != c.status || res.Header.Get("X-Accel-Expires") != c.again || res.Header.Get("Ratelimit") != "" {
+			t.Errorf("with the lot %q: status %d, %v", c.lot, res.StatusCode, res.Header)
+		}
+		if secs, err := strconv.Atoi(res.Header.Get("Retry-After")); c.status == 503 && (err != nil || secs < 5 || secs > 15) {
+			t.Errorf("ten come for each who is let in, and one is told to come again after %q", res.Header.Get("Retry-After"))
+		}
+		if last := drew[len(drew)-1]; last != c.number {
+			t.Errorf("the lot %q is %d, want %d", c.lot, last, c.number)
+		}
+	}
+}
+
 // undecided accepts every request, and decides none.
 type undecided struct{}
 
 func (undecided) Reserve(_ context.Context, r reservation.Request, _ string) (engine.Outcome, error) {
 	return engine.Outcome{Reservation: reservation.Reservation{ID: r.ID(), User: r.User, State: reservation.Requested}}, nil
 }
+
+func (undecided) Come(int) engine.Turned { return engine.Turned{} }
 
 func (undecided) Cancel(context.Context, id.ID, id.ID, string) (engine.Outcome, error) {
 	return engine.Outcome{}, reservation.ErrNotFound

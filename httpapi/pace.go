@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"strconv"
 	"sync"
@@ -56,10 +57,22 @@ func (p *paces) note(route string, away bool) int {
 		return 0
 	}
 	v.away++
-	turns := (v.away + v.lastAway) / max(v.done+v.lastDone, 1)
+	return later((v.away + v.lastAway) / max(v.done+v.lastDone, 1))
+}
+
+// later returns after how many seconds somebody is to come again when so many come for each who gets done.
+func later(turns int) int {
 	wait := max(1, min(turns, longest*2/3))
 	return wait - wait/2 + rand.IntN(wait/2*2+1)
 }
+
+// crowded is errOverloaded where so many come for each who is let in, of whom most are told no before they come here.
+type crowded struct{ turns float64 }
+
+func (c crowded) Error() string {
+	return fmt.Sprintf("httpapi: %.0f come for each who is let in", c.turns)
+}
+func (c crowded) Unwrap() error { return errOverloaded }
 
 // lookAgain says with a payment that has no outcome yet when to look again: after half the time since its last step. Those
 // who wait are most when least can be done, and each look takes from what they wait for.

@@ -201,6 +201,10 @@ func (a *API) fail(c *fiber.Ctx, err error) error {
 	if again := a.paces.note(c.Method()+route(c), k.name == "overloaded"); again > 0 {
 		k.retry = again
 	}
+	var many crowded
+	if errors.As(err, &many) {
+		k.retry = later(int(many.turns))
+	}
 	if k.retry > 0 {
 		c.Set("Retry-After", strconv.Itoa(k.retry))
 	}

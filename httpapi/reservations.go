@@ -16,6 +16,8 @@ import (
 // Reservations are the use cases behind the reservation routes.
 type Reservations interface {
 	Reserve(ctx context.Context, req reservation.Request, trace string) (engine.Outcome, error)
+	// Come says whether one who comes to reserve is turned away, before Reserve.
+	Come(lot int) engine.Turned
 	Cancel(ctx context.Context, user, reservation id.ID, trace string) (engine.Outcome, error)
 	Status(ctx context.Context, user, reservation id.ID) (reservation.Reservation, error)
 	// Await is Status as soon as it is decided, or when ctx ends.
@@ -25,7 +27,7 @@ type Reservations interface {
 // MountReservations adds the routes of the reservation service.
 func (a *API) MountReservations(s Reservations) {
 	shopper := a.auth(account.Shopper)
-	a.app.Post("/api/v1/reservations", shopper, func(c *fiber.Ctx) error { return a.reserve(c, s) })
+	a.app.Post("/api/v1/reservations", a.door(s), shopper, func(c *fiber.Ctx) error { return a.reserve(c, s) })
 	a.app.Get("/api/v1/reservations/:id", shopper, func(c *fiber.Ctx) error {
 		v, err := pathID(c)
 		if err != nil {
@@ -56,6 +58,25 @@ func (a *API) MountReservations(s Reservations) {
 		}
 		return c.JSON(viewReservation(out.Reservation))
 	})
+}
+
+// door turns away those whom there is no room for, mostly before they are asked who they are: what a crowd is told is to
+// cost as little as it can. It is the same for all of them, so that nginx may tell it to others with the same lot.
+func (a *API) door(s Reservations) fiber.Handler {
+	return func(c *fiber.Ctx) error {
+		lot := -1
+		if v, err := strconv.ParseUint(c.Get("X-Lot"), 16, 8); err == nil {
+			lot = int(v) * engine.Lots / 256
+		}
+		turned := s.Come(lot)
+		if !turned.Away {
+			return c.Next()
+		}
+		if turned.Again {
+			c.Set("X-Accel-Expires", "1")
+		}
+		return crowded{turned.Turns}
+	}
 }
 
 type reserveBody struct {

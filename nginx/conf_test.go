@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"flashsale/console"
+	"flashsale/httpapi"
 	"flashsale/nginx"
 	"flashsale/testenv"
 	"fmt"
@@ -445,6 +446,107 @@ func TestCrowd(t *testing.T) {
 	asked.Wait()
 }
 
+// TestAgain: what a service says no to for the next second, too, nginx says no to to others with the same lot, with the id of the request
+// that it answers; it repeats nothing else, whatever that says of itself, and asks again soon.
+func TestAgain(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	came := map[string]int{} // by method and lot
+	in := newInstance(t, func(w http.ResponseWriter, r *http.Request) {
+		lot := r.Header.Get("X-Lot")
+		mu.Lock()
+		came[r.Method+lot]++
+		mu.Unlock()
+		w.Header().Set("X-Accel-Expires", "1")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		w.Header().Set("Cache-Control", "no-store")
+		kind := "overloaded"
+		switch {
+		case r.Method != http.MethodPost || lot < "40":
+			ok(w, r)
+			return
+		case lot < "80": // no crowd
+			w.Header().Del("X-Accel-Expires")
+			w.Header().Set("Cache-Control", "max-age=60")
+			kind = "uncertain"
+		}
+		w.Header().Set("Content-Type", "application/problem+json")
+		w.Header().Set("Retry-After", "9")
+		w.WriteHeader(http.StatusServiceUnavailable)
+		_ = json.NewEncoder(w).Encode(httpapi.Problem{
+			Type: "/problems/" + kind, Title: "No", Status: http.StatusServiceUnavailable, Detail: "Come again.", RequestID: r.Header.Get("X-Request-Id"),
+		})
+	})
+	asked := func(from, to string) (n int) {
+		mu.Lock()
+		defer mu.Unlock()
+		for at, times := range came {
+			if lot, post := strings.CutPrefix(at, http.MethodPost); post && lot >= from && lot < to {
+				n += times
+			}
+		}
+		return n
+	}
+	c := from(t, "127.0.0.1", testenv.Nginx(t, "sync", site(in)))
+	const shoppers = 1600
+	let, uncertain, no, began := 0, 0, 0, time.Now()
+	for n := range shoppers {
+		a := c.do("POST", "/api/v1/reservations", "{}", "X-Request-Id", fmt.Sprintf("mine-%d", n), "X-Lot", "f0")
+		switch {
+		case a.status == http.StatusOK:
+			let++
+			continue
+		case strings.Contains(a.body, "uncertain"):
+			uncertain++
+			c.problem(a, http.StatusServiceUnavailable, "uncertain")
+		default:
+			no++
+			c.problem(a, http.StatusServiceUnavailable, "overloaded")
+		}
+		if id := a.header.Values("X-Request-Id"); len(id) != 1 || id[0] != fmt.Sprintf("mine-%d", n) {
+			t.Errorf("shopper %d is answered with the request id %q", n, id)
+		}
+		if retry := a.header.Values("Retry-After"); len(retry) != 1 || retry[0] != "9" {
+			t.Errorf("told to come again after %q", retry)
+		}
+		for name, want := range map[string]string{"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "X-Accel-Expires": ""} {
+			if v := a.header.Get(name); v != want && !strings.Contains(a.body, "uncertain") {
+				t.Errorf("%s is %q, want %q", name, v, want)
+			}
+		}
+	}
+	lots := 0
+	mu.Lock()
+	for at := range came {
+		lots++
+		if len(at) != len("POST00") {
+			t.Errorf("a lot is %q", at)
+		}
+	}
+	mu.Unlock()
+	if lots != 64 {
+		t.Errorf("%d lots, want 64", lots)
+	}
+	if asked("00", "40") != let || asked("40", "80") != uncertain {
+		t.Errorf("%d were let in and %d told nothing certain, the service has seen %d and %d", let, uncertain, asked("00", "40"), asked("40", "80"))
+	}
+	// A lot is asked about once or twice in two seconds.
+	if there, most := asked("80", "zz"), 32*(2+int(time.Since(began)/time.Second)); there > most {
+		t.Errorf("%d were told no, %d of them by the service, want no more than %d", no, there, most)
+	}
+	for range 20 {
+		if a := c.do("GET", "/api/v1/reservations", ""); a.status != http.StatusOK {
+			t.Fatalf("who looks is answered %d", a.status)
+		}
+	}
+	before, patience := asked("80", "zz"), time.Now().Add(10*time.Second)
+	for asked("80", "zz") < before+32 {
+		if c.do("POST", "/api/v1/reservations", "{}"); time.Now().After(patience) {
+			t.Fatal("nginx goes on saying no")
+		}
+	}
+}
+
 // TestGreedy: one address has so many places of those who ask for a unit, and so many streams; others do not wait for it.
 func TestGreedy(t *testing.T) {
 	t.Parallel()
@@ -530,22 +632,24 @@ func TestIdentity(t *testing.T) {
 	in := newInstance(t, ok)
 	front := testenv.Nginx(t, "sync", site(in))
 	c := from(t, "127.0.0.2", front)
-	a := c.do("GET", "/api/v1/sales?limit=1", "", "X-Request-Id", "mine.1", "X-Forwarded-For", "6.6.6.6", "X-Real-IP", "6.6.6.6",
-		"Forwarded", "for=6.6.6.6", "X-Forwarded-Proto", "https", "X-Forwarded-Host", "evil", "Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
-	got, _ := in.request()
-	if ids := a.header.Values("X-Request-Id"); len(ids) != 1 || ids[0] != "mine.1" || got.Header.Get("X-Request-Id") != "mine.1" {
-		t.Errorf("the request id mine.1 is %q at the service, and %q in the answer", got.Header.Get("X-Request-Id"), ids)
-	}
-	if xff := got.Header.Values("X-Forwarded-For"); len(xff) != 1 || xff[0] != "127.0.0.2" {
-		t.Errorf("X-Forwarded-For is %q", xff)
-	}
-	for name, want := range map[string]string{"X-Real-IP": "", "Forwarded": "", "X-Forwarded-Host": "", "X-Forwarded-Proto": "http", "Traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"} {
-		if v := got.Header.Get(name); v != want {
-			t.Errorf("%s is %q at the service; want %q", name, v, want)
+	for _, route := range [][2]string{{"GET", "/api/v1/sales?limit=1"}, {"POST", "/api/v1/reservations"}} {
+		a := c.do(route[0], route[1], "", "X-Request-Id", "mine.1", "X-Forwarded-For", "6.6.6.6", "X-Real-IP", "6.6.6.6",
+			"Forwarded", "for=6.6.6.6", "X-Forwarded-Proto", "https", "X-Forwarded-Host", "evil", "Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+		got, _ := in.request()
+		if ids := a.header.Values("X-Request-Id"); len(ids) != 1 || ids[0] != "mine.1" || got.Header.Get("X-Request-Id") != "mine.1" {
+			t.Errorf("the request id mine.1 is %q at the service, and %q in the answer", got.Header.Get("X-Request-Id"), ids)
 		}
-	}
-	if got.Host != front || got.RequestURI != "/api/v1/sales?limit=1" {
-		t.Errorf("the service sees %s and %s", got.Host, got.RequestURI)
+		if xff := got.Header.Values("X-Forwarded-For"); len(xff) != 1 || xff[0] != "127.0.0.2" {
+			t.Errorf("X-Forwarded-For is %q", xff)
+		}
+		for name, want := range map[string]string{"X-Real-IP": "", "Forwarded": "", "X-Forwarded-Host": "", "X-Forwarded-Proto": "http", "Traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"} {
+			if v := got.Header.Get(name); v != want {
+				t.Errorf("%s is %q at the service; want %q", name, v, want)
+			}
+		}
+		if got.Host != front || got.RequestURI != route[1] || got.Header.Get("Connection") != "" {
+			t.Errorf("the service sees %s and %s", got.Host, got.RequestURI)
+		}
 	}
 	for _, given := range []string{"", "not harmless"} {
 		a := c.do("GET", "/api/v1/sales", "", "X-Request-Id", given)

@@ -175,3 +175,12 @@ func (r reserving) Reserve(ctx context.Context, req reservation.Request, trace s
 	r.answered(out.Decided, out.Replayed, err)
 	return out, err
 }
+
+// Come implements httpapi.Reservations.
+func (r reserving) Come(lot int) engine.Turned {
+	turned := r.Reservations.Come(lot)
+	if turned.Away {
+		r.answered(false, false, reservation.ErrOverloaded)
+	}
+	return turned
+}

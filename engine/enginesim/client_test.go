@@ -152,6 +152,9 @@ func (c *client) shop() {
 func (c *client) reserve(to *process) bool {
 	from, since := c.w.now()
 	out, err := request(c, to, "reserve", func(ctx context.Context, p *process) (engine.Outcome, error) {
+		if p.reservations.Come(-1).Away {
+			return engine.Outcome{}, reservation.ErrOverloaded
+		}
 		return p.reservations.Reserve(ctx, c.req, "")
 	})
 	switch {

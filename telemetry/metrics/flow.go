@@ -33,7 +33,7 @@ func newFlow(m *Metrics) flowMetrics {
 		sending:  m.histogram("flashsale_event_send_seconds", "Time until an event was decided or accepted.", durations(), "to"),
 		decision: m.histogram("flashsale_decision_seconds", "Time from a reservation being requested, its units taken at the gate, to the ledger's decision.", ages()),
 		reserved: counters(m.counter("flashsale_reservations_total",
-			"Requests to reserve, by answer: held, accepted, replayed, or the reason of the refusal.", "outcome"),
+			"Requests to reserve, by answer: held, accepted, replayed, or the reason of the refusal. What nginx says again for a service is not among them.", "outcome"),
 			"held", "accepted", "replayed", "sold_out", "held_out", "limit_reached", "too_many_unpaid", "sale_not_open", "unknown_item", "quantity", "price",
 			"key_reused", "in_flight", "uncertain", "overloaded"),
 		groups: m.histogram("flashsale_group_size", "Calls that were committed together.", sizes(), "group"),
