@@ -18,7 +18,7 @@ test-alerts: ## every alert, on real systems that are broken (two to ten minutes
 	go run ./testenv/servers -install -- go test -tags telemetry -run TestAlerts -timeout 25m ./cmd/flashsale
 
 SEEDS ?= 1
-faults: ## whole systems killed, stopped, cut off, flooded and confused in mid-sale, and a table of it (FAULTS=-short: the cut that CI runs; SEEDS=3, HANG=3s, REPORT=faults.md)
+faults: ## whole systems killed, stopped, cut off, flooded and confused in mid-sale, and a table of it (FAULTS=-short: a cut; SEEDS=3, HANG=3s, REPORT=faults.md)
 	FAULTS_SEEDS=$(SEEDS) FAULTS_HANG=$(HANG) FAULTS_REPORT=$(abspath $(REPORT)) go run ./testenv/servers -install -- \
 		go test -v -tags faults -count=1 -timeout $$((60 * $(SEEDS)))m $(FAULTS) ./faults
 

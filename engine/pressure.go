@@ -125,8 +125,8 @@ func (w *work) end(done bool) {
 	}
 }
 
-// pressure returns what is under way here, not what waits in a queue before it: with 128 at a time out of RabbitMQ that
-// tells of a process that decides fewer than some forty a second. What begins first is taken to end first: late are those
+// pressure returns what is under way here, not what waits in a queue before it: with 512 at most out of RabbitMQ that
+// tells of a process that decides fewer than some two hundred a second. What begins first is taken to end first: late are those
 // begun before muchLate, as far as they have not ended.
 func (w *work) pressure(now time.Time) Pressure {
 	w.mu.Lock()

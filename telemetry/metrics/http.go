@@ -94,7 +94,7 @@ func (m *Metrics) Busy(busy func() int, most int) {
 
 // Paying reports how many payments are under way in all processes, and how many may be.
 func (m *Metrics) Paying(paying func() (now, most int)) {
-	m.function("flashsale_payments_in_flight", "Payments without an outcome, of all processes, as this one knows.", func() float64 { now, _ := paying(); return float64(now) })
+	m.function("flashsale_payments_in_flight", "Payments requested or being charged, of all processes, as this one knows. Unknown ones are not among them.", func() float64 { now, _ := paying(); return float64(now) })
 	m.function("flashsale_payments_limit", "Payments that may be under way; beyond it 503.", func() float64 { _, most := paying(); return float64(most) })
 }
 
