@@ -159,11 +159,12 @@ func (t *Transport) keep(ctx context.Context, what string, ready chan<- error, u
 	up := sync.OnceFunc(func() { ready <- nil })
 	began := time.Now()
 	wait := backoff.NewExponentialBackOff(backoff.WithInitialInterval(50*time.Millisecond), backoff.WithMaxInterval(3*time.Second), backoff.WithMaxElapsedTime(0))
-	connected := false
+	connected, flaps := false, 0
 	for ctx.Err() == nil {
+		var since time.Time // zero: not connected
 		err := t.connect(ctx, what, func(c *rabbit.Connection) error {
 			return use(ctx, c, func() {
-				connected = true
+				connected, since = true, time.Now()
 				wait.Reset()
 				up()
 			})
@@ -176,12 +177,29 @@ func (t *Transport) keep(ctx context.Context, what string, ready chan<- error, u
 			return
 		}
 		t.opts.Log.WarnContext(ctx, "RabbitMQ connection lost; connecting again", "for", what, "error", err)
+		pause := wait.NextBackOff()
+		switch {
+		case since.IsZero():
+		case time.Since(since) >= steady:
+			flaps = 0
+		default: // each such connection costs whatever was in hand a delivery, of which there are few
+			pause = max(pause, min(longestFlap, shortestFlap<<min(flaps, 16)))
+			flaps++
+		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(wait.NextBackOff()):
+		case <-time.After(pause):
 		}
 	}
 }
+
+// A connection that is made and lost again and again, within steady, is made ever later: some twelve times in half a
+// minute, and not two hundred times.
+const (
+	steady       = 10 * time.Second
+	shortestFlap = 100 * time.Millisecond
+	longestFlap  = 5 * time.Second
+)
 
 func (t *Transport) connect(_ context.Context, what string, use func(*rabbit.Connection) error) error {
 	c, err := t.dial(what)
