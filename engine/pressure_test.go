@@ -186,13 +186,13 @@ func TestThrottleBehindNginx(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
 				p := &till{perSecond: perSecond, most: 512, told: make([]time.Time, engine.Lots), chance: chance()}
-				begin := func(pressure func(context.Context) (engine.Pressure, error)) *engine.Throttle {
-					th := engine.NewThrottle(pressure, time.Now, slog.New(slog.DiscardHandler))
-					time.Sleep(10 * time.Millisecond) // of the bubble's clock: it takes some time to start
-					go func() { _ = th.Run(ctx) }()
-					return th
+				throttle := func(pressure func(context.Context) (engine.Pressure, error)) *engine.Throttle {
+					return engine.NewThrottle(pressure, time.Now, slog.New(slog.DiscardHandler))
 				}
-				all := []*engine.Throttle{begin(p.pressure), begin(p.pressure)}
+				all := []*engine.Throttle{throttle(p.pressure), throttle(p.pressure)}
+				for _, th := range all {
+					go func() { _ = th.Run(ctx) }()
+				}
 				_, _, _ = p.run(all, 10*perSecond, 20*time.Second)
 				p.mu.Lock()
 				p.under = float64(p.most) // in its worst moment
@@ -203,7 +203,9 @@ func TestThrottleBehindNginx(t *testing.T) {
 						return engine.Pressure{UnderWay: 600, Most: 512, Came: perSecond, Done: perSecond}, nil
 					}
 				}
-				another := begin(pressure)
+				another := throttle(pressure)
+				_, _, _ = p.run(all, 10*perSecond, 10*time.Millisecond) // until it looks for the first time, and has seen nobody
+				go func() { _ = another.Run(ctx) }()
 				all = append(all, another)
 				_, _, paid := p.run(all, 10*perSecond, 20*time.Second)
 				if rate := another.Rate(); paid < 0.9*perSecond || stuck != (rate < 5) {
