@@ -158,14 +158,13 @@ const firstConnect = 15 * time.Second
 func (t *Transport) keep(ctx context.Context, what string, ready chan<- error, use func(context.Context, *rabbit.Connection, func()) error) {
 	up := sync.OnceFunc(func() { ready <- nil })
 	began := time.Now()
-	wait := backoff.NewExponentialBackOff(backoff.WithInitialInterval(50*time.Millisecond), backoff.WithMaxInterval(3*time.Second), backoff.WithMaxElapsedTime(0))
-	connected, flaps := false, 0
+	wait := backoff.NewExponentialBackOff(backoff.WithInitialInterval(50*time.Millisecond), backoff.WithMultiplier(2), backoff.WithMaxInterval(4*time.Second), backoff.WithMaxElapsedTime(0))
+	connected := false
 	for ctx.Err() == nil {
-		var since time.Time // zero: not connected
+		var since time.Time
 		err := t.connect(ctx, what, func(c *rabbit.Connection) error {
 			return use(ctx, c, func() {
 				connected, since = true, time.Now()
-				wait.Reset()
 				up()
 			})
 		})
@@ -176,30 +175,20 @@ func (t *Transport) keep(ctx context.Context, what string, ready chan<- error, u
 			ready <- fmt.Errorf("amqp: no connection for %s in %s; is RabbitMQ running, and is AMQP_URL right? %w", what, firstConnect, err)
 			return
 		}
-		t.opts.Log.WarnContext(ctx, "RabbitMQ connection lost; connecting again", "for", what, "error", err)
-		pause := wait.NextBackOff()
-		switch {
-		case since.IsZero():
-		case time.Since(since) >= steady:
-			flaps = 0
-		default: // each such connection costs whatever was in hand a delivery, of which there are few
-			pause = max(pause, min(longestFlap, shortestFlap<<min(flaps, 16)))
-			flaps++
+		if !since.IsZero() && time.Since(since) >= steady {
+			wait.Reset()
 		}
+		t.opts.Log.WarnContext(ctx, "RabbitMQ connection lost; connecting again", "for", what, "error", err)
 		select {
 		case <-ctx.Done():
-		case <-time.After(pause):
+		case <-time.After(wait.NextBackOff()):
 		}
 	}
 }
 
-// A connection that is made and lost again and again, within steady, is made ever later: some twelve times in half a
-// minute, and not two hundred times.
-const (
-	steady       = 10 * time.Second
-	shortestFlap = 100 * time.Millisecond
-	longestFlap  = 5 * time.Second
-)
+// steady is how long a connection lasts that is none of those that break again and again: each of those costs whatever
+// was in hand a delivery, and of these there are few. Some thirteen are made in half a minute, not two hundred.
+const steady = 10 * time.Second
 
 func (t *Transport) connect(_ context.Context, what string, use func(*rabbit.Connection) error) error {
 	c, err := t.dial(what)

@@ -1,0 +1,105 @@
+package amqp_test
+
+import (
+	"context"
+	"flashsale/testenv"
+	"flashsale/transport"
+	"io"
+	"net"
+	"net/url"
+	"sync"
+	"testing"
+	"time"
+)
+
+// frail is a way to RabbitMQ that can be cut.
+type frail struct {
+	net.Listener
+	mu    sync.Mutex
+	conns []net.Conn
+}
+
+func newFrail(t *testing.T, server string) *frail {
+	t.Helper()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &frail{Listener: l}
+	t.Cleanup(func() { _ = l.Close(); f.cut() })
+	go func() {
+		for {
+			in, err := l.Accept()
+			if err != nil {
+				return
+			}
+			out, err := (&net.Dialer{}).DialContext(context.Background(), "tcp", server)
+			if err != nil {
+				_ = in.Close()
+				continue
+			}
+			f.mu.Lock()
+			f.conns = append(f.conns, in, out)
+			f.mu.Unlock()
+			for _, way := range [][2]net.Conn{{in, out}, {out, in}} {
+				go func() {
+					_, _ = io.Copy(way[0], way[1])
+					_ = way[0].Close()
+				}()
+			}
+		}
+	}()
+	return f
+}
+
+// cut closes whatever is connected.
+func (f *frail) cut() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, c := range f.conns {
+		_ = c.Close()
+	}
+	f.conns = nil
+}
+
+// TestFlapping: a connection that breaks with every message, for eight seconds, does not use up the message's deliveries:
+// it is handled when the connection holds, and is no dead letter.
+func TestFlapping(t *testing.T) {
+	t.Parallel()
+	at, err := url.Parse(testenv.RabbitMQ(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	way := newFrail(t, at.Host)
+	at.Host = way.Addr().String()
+	began, handled, cuts := time.Now(), make(chan int, 1), 0
+	tr := start(t, options(at.String()), func(context.Context, transport.Envelope) ([]transport.Envelope, error) {
+		if time.Since(began) < 8*time.Second {
+			cuts++ // deliveries of one message come one after the other
+			way.cut()
+		} else {
+			select {
+			case handled <- cuts:
+			default:
+			}
+		}
+		return nil, nil
+	})
+	for _, err := range together(t, tr, transport.Inventory, []transport.Envelope{event(1)}) {
+		if err != nil {
+			t.Logf("not confirmed: %v", err) // it is stored: that is cut too
+		}
+	}
+	select {
+	case n := <-handled:
+		t.Logf("cut %d times", n)
+		if n < 5 {
+			t.Errorf("cut %d times only", n)
+		}
+	case <-time.After(40 * time.Second):
+		t.Fatal("never handled")
+	}
+	if _, dead, err := tr.Depths(t.Context()); err != nil || dead != 0 {
+		t.Errorf("%d dead letters, %v", dead, err)
+	}
+}
