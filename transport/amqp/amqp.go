@@ -327,23 +327,27 @@ func (t *Transport) confirm(ctx context.Context, exchange, key string, msg rabbi
 	if t.blocked.Load() {
 		return fmt.Errorf("%w: RabbitMQ has blocked publishers (memory or disk alarm)", transport.ErrOverloaded)
 	}
-	sent := false
+	unknown := false // an attempt before this one may be stored
 	for {
 		p := t.pub.Load()
-		if p == nil && !sent {
+		if p == nil && !unknown {
 			return errAway
 		}
 		if p != nil {
 			msg.MessageId = id.New(time.Now()).String()
 			done, err := p.ch.PublishWithDeferredConfirmWithContext(ctx, exchange, key, true, false, msg)
 			if err == nil {
-				sent = true
 				err = t.await(ctx, p, done, msg.MessageId)
-				if err == nil || errors.Is(err, errHalted) || errors.Is(err, transport.ErrUnavailable) || errors.Is(err, transport.ErrOverloaded) {
+				refused := errors.Is(err, transport.ErrUnavailable) || errors.Is(err, transport.ErrOverloaded)
+				switch {
+				case refused && unknown: // "no" to this attempt says nothing of the one before
+					return fmt.Errorf("amqp: not known whether it was stored: the first confirm was lost, and then: %s", err.Error())
+				case err == nil || refused || errors.Is(err, errHalted):
 					return err
 				}
+				unknown = true
 			} else if !errors.Is(err, rabbit.ErrClosed) {
-				sent = true // part of it may be on the wire
+				unknown = true // part of it may be on the wire
 			}
 		}
 		select {

@@ -1,13 +1,16 @@
 package amqp_test
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"flashsale/testenv"
 	"flashsale/transport"
 	"io"
 	"net"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -17,6 +20,22 @@ type frail struct {
 	net.Listener
 	mu    sync.Mutex
 	conns []net.Conn
+	after atomic.Pointer[string] // the next connection that says this is cut behind it
+}
+
+// said takes what the program says on a connection.
+type said struct {
+	f       *frail
+	in, out net.Conn
+}
+
+// Write implements io.Writer.
+func (w said) Write(b []byte) (int, error) {
+	n, err := w.out.Write(b)
+	if after := w.f.after.Load(); after != nil && bytes.Contains(b, []byte(*after)) && w.f.after.CompareAndSwap(after, nil) {
+		_ = w.in.Close() // its answer will not arrive
+	}
+	return n, err
 }
 
 func newFrail(t *testing.T, server string) *frail {
@@ -41,12 +60,8 @@ func newFrail(t *testing.T, server string) *frail {
 			f.mu.Lock()
 			f.conns = append(f.conns, in, out)
 			f.mu.Unlock()
-			for _, way := range [][2]net.Conn{{in, out}, {out, in}} {
-				go func() {
-					_, _ = io.Copy(way[0], way[1])
-					_ = way[0].Close()
-				}()
-			}
+			go func() { _, _ = io.Copy(said{f, in, out}, in); _ = out.Close() }()
+			go func() { _, _ = io.Copy(in, out); _ = in.Close() }()
 		}
 	}()
 	return f
@@ -101,5 +116,38 @@ func TestFlapping(t *testing.T) {
 	}
 	if _, dead, err := tr.Depths(t.Context()); err != nil || dead != 0 {
 		t.Errorf("%d dead letters, %v", dead, err)
+	}
+}
+
+// TestLostAndThenRefused: a message whose confirm was lost is published again, and the queue is full by then. That says
+// nothing of the first time: it may be stored.
+func TestLostAndThenRefused(t *testing.T) {
+	t.Parallel()
+	o := options(testenv.RabbitMQ(t))
+	o.Depth = 5
+	direct := start(t, o, nil) // nobody consumes
+	until(t, "the queue is full", func() bool {
+		_, err := direct.Send(t.Context(), transport.Inventory, event(1))
+		return errors.Is(err, transport.ErrOverloaded)
+	})
+	at, err := url.Parse(o.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	way := newFrail(t, at.Host)
+	at.Host = way.Addr().String()
+	o.URL = at.String()
+	tr := start(t, o, nil)
+	if _, err := tr.Send(t.Context(), transport.Inventory, event(2)); !errors.Is(err, transport.ErrOverloaded) {
+		t.Fatalf("a full queue: %v", err)
+	}
+	mark := event(3).Type
+	way.after.Store(&mark)
+	_, err = tr.Send(t.Context(), transport.Inventory, event(3))
+	if way.after.Load() != nil {
+		t.Fatal("nothing was cut")
+	}
+	if err == nil || transport.NothingHandled(err) {
+		t.Errorf("lost and then refused: %v", err)
 	}
 }
