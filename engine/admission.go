@@ -199,8 +199,8 @@ func (a *Admission) draw(ctx context.Context, sale inventory.Sale, item inventor
 	return nil, ledgered >= int64(req.Quantity), refused{error: reservation.ErrHeldOut, had: had}
 }
 
-// take asks one bucket; elsewhere are the units that the shopper has in others. A take whose answer was lost is aborted at once: it was never handed to the
-// ledger. If that is lost too, the reaper finds it after its deadline.
+// take asks one bucket; elsewhere are the units that the shopper has in others. A take whose answer was lost is withdrawn at once: it was never handed to the
+// ledger. If that fails too, the reaper finds it after its deadline.
 func (a *Admission) take(ctx context.Context, sale inventory.Sale, b inventory.Bucket, req reservation.Request, qty, elsewhere int, note string, astray *bool) (inventory.Leg, inventory.Taken, error) {
 	now := a.clock()
 	t := inventory.Take{ID: id.New(now), Bucket: b.ID, Epoch: b.Epoch, User: req.User, Qty: qty, Deadline: now.Add(a.pending), Note: note}
@@ -215,18 +215,19 @@ func (a *Admission) take(ctx context.Context, sale inventory.Sale, b inventory.B
 	return leg, taken, err
 }
 
-// giveBack aborts takes that were never handed to the ledger, and reports whether the gate has done it.
+// giveBack withdraws takes that were never handed to the ledger, and reports whether the gate has done it. It has not
+// when their deadline was over meanwhile and the reaper has them in hand.
 func (a *Admission) giveBack(ctx context.Context, legs []inventory.Leg) bool {
 	if len(legs) == 0 {
 		return true
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
-	if err := a.gate.Abort(ctx, refs(legs)); err != nil {
+	all, err := a.gate.Withdraw(ctx, refs(legs))
+	if err != nil || !all {
 		a.log.WarnContext(ctx, "takes wait for the reaper", "bucket", legs[0].Bucket, "takes", len(legs), "error", err)
-		return false
 	}
-	return true
+	return err == nil && all
 }
 
 func refs(legs []inventory.Leg) []inventory.TakeRef {

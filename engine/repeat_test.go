@@ -81,6 +81,64 @@ func (d *desk) request(who, key string) reservation.Request {
 	return reservation.Request{User: id.Derive(who), Key: key, Sale: d.item.Sale, SKU: d.item.SKU, Quantity: 1}
 }
 
+// slow is a queue that is out of reach: it says so after a while, in which something happens.
+type slow struct{ meanwhile func() }
+
+// Send implements transport.Sender.
+func (q slow) Send(context.Context, transport.Service, transport.Envelope) (transport.Receipt, error) {
+	q.meanwhile()
+	return transport.Receipt{}, transport.ErrUnavailable
+}
+
+// TestGivenUpWhileDecided: a request waits for the queue, in vain, for longer than its take may be undecided. It is not told
+// that nothing is reserved when somebody is deciding it from the gate, and its units are not given to another then.
+func TestGivenUpWhileDecided(t *testing.T) {
+	t.Parallel()
+	decides := func(d *desk) { must(d.t, d.keeper.RedriveOnce(d.t.Context())) }
+	finds := func(d *desk) {
+		d.ahead = 2 * time.Minute // the take is overdue
+		must(d.t, d.keeper.RunOnce(d.t.Context()))
+		d.ahead = 0
+	}
+	for name, c := range map[string]struct {
+		meanwhile, then []func(*desk)
+		told            error
+		held            int
+	}{
+		"nobody has looked":   {nil, []func(*desk){finds, decides}, reservation.ErrOverloaded, 0},
+		"it has been found":   {[]func(*desk){finds}, []func(*desk){decides}, reservation.ErrUncertain, 1},
+		"it has been decided": {[]func(*desk){finds, decides}, nil, reservation.ErrUncertain, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := openDesk(t, 5, 1, 0)
+			d.keeper.Redrive(d.inventory.Handle)
+			log := slog.New(slog.DiscardHandler)
+			queue := slow{func() {
+				for _, f := range c.meanwhile {
+					f(d)
+				}
+			}}
+			reserve := engine.NewReservations(d.admission, engine.NewFlow(queue, time.Second, log), d.ledger, open(), true, time.Now, log)
+			t.Cleanup(reserve.Close)
+			req := d.request("ann", "k")
+			if _, err := reserve.Reserve(t.Context(), req, ""); !errors.Is(err, c.told) {
+				t.Errorf("told %v, want %v", err, c.told)
+			}
+			for _, f := range c.then {
+				f(d)
+			}
+			d.keeper.Tell(t.Context())
+			bound, err := d.ledger.Bound(t.Context(), d.item, req.User)
+			levels, lerr := d.gate.Levels(t.Context(), []inventory.BucketID{{Item: d.item}})
+			must(t, errors.Join(err, lerr))
+			if left := levels[0]; bound != c.held || left.Available != int64(5-c.held) || left.Pending != 0 {
+				t.Errorf("%d units are held, want %d; the gate has %+v of 5", bound, c.held, left)
+			}
+		})
+	}
+}
+
 // draw takes the units of a request at the gate, as a process does that then goes no further.
 func (d *desk) draw(req reservation.Request) inventory.Claim {
 	d.t.Helper()

@@ -130,14 +130,29 @@ func (w *watch) Take(ctx context.Context, k inventory.Take) (inventory.Taken, er
 func (w *watch) Abort(ctx context.Context, takes []inventory.TakeRef) error {
 	began := w.h.Now()
 	err := w.GateKeeper.Abort(ctx, takes)
+	if err == nil {
+		w.back(takes, began)
+	}
+	return err
+}
+
+func (w *watch) Withdraw(ctx context.Context, takes []inventory.TakeRef) (bool, error) {
+	began := w.h.Now()
+	all, err := w.GateKeeper.Withdraw(ctx, takes)
+	if err == nil && all {
+		w.back(takes, began)
+	}
+	return all, err
+}
+
+func (w *watch) back(takes []inventory.TakeRef, began int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, k := range takes {
-		if _, twice := w.aborts[k.ID]; !twice && err == nil {
+		if _, twice := w.aborts[k.ID]; !twice {
 			w.aborts[k.ID] = span{began, w.h.Now()}
 		}
 	}
-	return err
 }
 
 func (w *watch) Credit(ctx context.Context, b inventory.BucketID, epoch int64, credits []inventory.Credit) (int64, error) {

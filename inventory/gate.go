@@ -50,8 +50,12 @@ type Gate interface {
 	// other epochs are ignored, and so it is with Abort.
 	Settle(ctx context.Context, takes []TakeRef) error
 	// Abort gives the units of pending takes back, for takes that the ledger will never commit: call
-	// it only for takes with a tombstone, or takes that were never handed to the ledger.
+	// it only for takes with a tombstone.
 	Abort(ctx context.Context, takes []TakeRef) error
+	// Withdraw gives back the units of those takes that are pending and that Overdue has not returned to
+	// anybody, and reports whether those are all of them: call it for takes that were handed to nobody else.
+	// After false the ledger may commit one of them all the same.
+	Withdraw(ctx context.Context, takes []TakeRef) (bool, error)
 }
 
 // Level is what the gate knows of one bucket.
@@ -85,8 +89,9 @@ type Keeper interface {
 	// Levels returns the levels of buckets, in order; a closed bucket has the zero Level. A shard
 	// that cannot be reached is no error: its buckets are Away.
 	Levels(ctx context.Context, buckets []BucketID) ([]Level, error)
-	// Overdue returns up to limit pending takes of a bucket whose deadline is not after now, the
-	// most overdue first.
+	// Overdue returns up to limit pending takes of a bucket whose deadline is not after now, those it has
+	// returned before and the most overdue first. From then on they are the caller's to conclude: whoever
+	// took them cannot withdraw them, for the caller may have the ledger commit them at any moment.
 	Overdue(ctx context.Context, b BucketID, now time.Time, limit int) ([]Pending, error)
 	// Shards returns how many shards the gate has. It does not change while the process runs.
 	Shards() int

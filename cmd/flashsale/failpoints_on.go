@@ -54,7 +54,7 @@ type failpoint struct {
 // pointNames are the calls of the engine's ports that can be failed at.
 func pointNames() []string {
 	return []string{
-		"gate.take", "gate.transfer", "gate.settle", "gate.abort", "gate.install", "gate.credit", // take is a shopper's, transfer the keeper's
+		"gate.take", "gate.transfer", "gate.settle", "gate.abort", "gate.withdraw", "gate.install", "gate.credit", // take is a shopper's, transfer the keeper's
 		"ledger.commit", "ledger.move", "ledger.expire", "ledger.refuse", "ledger.transfer", "ledger.reopen", "ledger.tombstone",
 		"orders.apply", "payments.begin", "payments.advance", "provider.charge", "provider.refund", "events.send", "events.handle",
 	}
@@ -164,6 +164,11 @@ func (g failingGate) Abort(ctx context.Context, takes []inventory.TakeRef) error
 		return nil
 	}
 	return g.s.done("gate.abort", func() error { return g.GateKeeper.Abort(ctx, takes) })
+}
+
+// Withdraw implements inventory.Gate.
+func (g failingGate) Withdraw(ctx context.Context, takes []inventory.TakeRef) (bool, error) {
+	return around(g.s, "gate.withdraw", func() (bool, error) { return g.GateKeeper.Withdraw(ctx, takes) })
 }
 
 // Install implements inventory.Keeper.

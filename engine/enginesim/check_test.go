@@ -69,6 +69,8 @@ func (w *world) told(c *client) {
 		w.fail("%s is in the ledger as %d units of %s", name, row.Quantity, row.User)
 	case c.held && row.State == reservation.Refused:
 		w.fail("%s was held, and is refused", name)
+	case !c.accepted && !c.unsure && row.State != reservation.Refused:
+		w.fail("%s was told each time for certain that nothing is reserved, and it is %s", name, row.State)
 	case c.cancelled && row.State != reservation.Cancelled:
 		w.fail("%s was cancelled, and is %s", name, row.State)
 	}

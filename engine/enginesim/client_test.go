@@ -28,6 +28,7 @@ type client struct {
 
 	req       reservation.Request
 	accepted  bool // "stored, will be decided"
+	unsure    bool // some answer did not say for certain that nothing was reserved
 	held      bool
 	paid      id.ID // the payment that they were told is captured
 	cancelled bool
@@ -57,7 +58,10 @@ func request[T any](c *client, to *process, what string, f func(context.Context,
 	w := c.w
 	var none T
 	silent := func(bool) error { return errLost }
+	sent := 0
 	k, err := do(c.ctx, w, nil, what, silent, func() (*work[T], error) {
+		sent++
+		c.unsure = c.unsure || sent > 1 // an answer is that of one of them
 		in := to
 		if in == nil {
 			var err error
@@ -167,8 +171,28 @@ func (c *client) reserve(to *process) bool {
 		return c.follow()
 	case final(err):
 		c.refuse(err, from, since)
+	case errors.Is(err, reservation.ErrOverloaded):
+		c.w.end("a no to "+c.name, c.nothing)
+	default:
+		c.unsure = c.unsure || !errors.Is(err, reservation.ErrInFlight)
 	}
 	return false
+}
+
+// nothing holds "nothing was reserved" against the books: neither is there a row, nor anything that could still make one.
+func (c *client) nothing() {
+	w, rid := c.w, c.req.ID()
+	if c.unsure || c.accepted {
+		return // of an earlier request
+	}
+	if row := w.ledger.reservations[rid]; row != nil && row.State != reservation.Refused {
+		w.fail("%s's %s was told that nothing is reserved, and it is %s", c.name, short(rid), row.State)
+	}
+	for _, m := range w.queue {
+		if m.envelope.Subject == rid && m.envelope.Type == inventory.EventRequested {
+			w.fail("%s's %s was told that nothing is reserved, and is in the queue", c.name, short(rid))
+		}
+	}
 }
 
 // refuse notes a decision against the shopper and has it held against the books.

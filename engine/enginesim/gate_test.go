@@ -42,6 +42,7 @@ type counter struct {
 	available int64
 	seq       int64
 	pending   map[id.ID]inventory.Pending
+	handed    map[id.ID]bool // those that were overdue
 	users     map[id.ID]int
 }
 
@@ -57,7 +58,7 @@ func copyCounters(from map[inventory.BucketID]*counter) map[inventory.BucketID]*
 	to := map[inventory.BucketID]*counter{}
 	for b, c := range from {
 		k := *c
-		k.pending, k.users = maps.Clone(c.pending), maps.Clone(c.users)
+		k.pending, k.handed, k.users = maps.Clone(c.pending), maps.Clone(c.handed), maps.Clone(c.users)
 		to[b] = &k
 	}
 	return to
@@ -148,6 +149,16 @@ func (g *gate) Settle(_ context.Context, takes []inventory.TakeRef) error {
 
 // Abort implements inventory.Gate.
 func (g *gate) Abort(_ context.Context, takes []inventory.TakeRef) error {
+	g.giveBack(takes, true)
+	return nil
+}
+
+// Withdraw implements inventory.Gate.
+func (g *gate) Withdraw(_ context.Context, takes []inventory.TakeRef) (bool, error) {
+	return g.giveBack(takes, false) == len(takes), nil
+}
+
+func (g *gate) giveBack(takes []inventory.TakeRef, handed bool) (n int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, t := range takes {
@@ -155,12 +166,13 @@ func (g *gate) Abort(_ context.Context, takes []inventory.TakeRef) error {
 		if err != nil {
 			continue
 		}
-		if p, ok := c.pending[t.ID]; ok {
+		if p, ok := c.pending[t.ID]; ok && (handed || !c.handed[t.ID]) {
 			delete(c.pending, t.ID)
 			c.back(p.User, int64(p.Qty))
+			n++
 		}
 	}
-	return nil
+	return n
 }
 
 // back returns units; no user when stock was added.
@@ -182,7 +194,7 @@ func (g *gate) Install(_ context.Context, b inventory.BucketID, l inventory.Leve
 		return nil
 	}
 	s := g.shards[b.Shard]
-	c := &counter{run: s.run, epoch: l.Epoch, available: l.Available, seq: l.Seq, pending: map[id.ID]inventory.Pending{}, users: map[id.ID]int{}}
+	c := &counter{run: s.run, epoch: l.Epoch, available: l.Available, seq: l.Seq, pending: map[id.ID]inventory.Pending{}, handed: map[id.ID]bool{}, users: map[id.ID]int{}}
 	maps.Copy(c.users, users)
 	s.buckets[b] = c
 	return nil
@@ -237,10 +249,20 @@ func (g *gate) Overdue(_ context.Context, b inventory.BucketID, now time.Time, l
 			due = append(due, p)
 		}
 	}
+	first := func(p inventory.Pending) int {
+		if c.handed[p.ID] {
+			return 0
+		}
+		return 1
+	}
 	slices.SortFunc(due, func(a, b inventory.Pending) int {
-		return cmp.Or(a.Deadline.Compare(b.Deadline), slices.Compare(a.ID[:], b.ID[:]))
+		return cmp.Or(cmp.Compare(first(a), first(b)), a.Deadline.Compare(b.Deadline), slices.Compare(a.ID[:], b.ID[:]))
 	})
-	return due[:min(len(due), limit)], nil
+	due = due[:min(len(due), limit)]
+	for _, p := range due {
+		c.handed[p.ID] = true
+	}
+	return due, nil
 }
 
 // free returns the units that can be taken from a bucket; one of another epoch than the ledger's has none.

@@ -185,6 +185,8 @@ func (l *ledger) Rows(_ context.Context, ids []id.ID) ([]reservation.Reservation
 			rows = append(rows, *r)
 		}
 	}
+	// The ids come from a map: a seed is the same run every time.
+	slices.SortFunc(rows, func(a, b reservation.Reservation) int { return slices.Compare(a.ID[:], b.ID[:]) })
 	return rows, nil
 }
 

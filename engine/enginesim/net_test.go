@@ -83,6 +83,9 @@ func (s wire) Send(ctx context.Context, to transport.Service, e transport.Envelo
 	w := s.p.w
 	what := fmt.Sprintf("%s %s → %s", e.Type, short(e.Subject), to)
 	if w.weather.async {
+		if wait, err := s.stuck(ctx, what); err != nil || wait > 0 {
+			return transport.Receipt{}, err
+		}
 		_, err := do(ctx, w, s.p, "publish "+what, wireSilence, func() (struct{}, error) {
 			w.messages++
 			at := time.Now().Add(time.Duration(w.rng.IntN(300)) * time.Millisecond)
@@ -114,6 +117,27 @@ func (s wire) Send(ctx context.Context, to transport.Service, e transport.Envelo
 	return do(ctx, w, s.p, "answer to "+what, func(bool) error { return errLost }, func() (transport.Receipt, error) {
 		return transport.Receipt{Decided: true, Events: events}, nil
 	})
+}
+
+// stuck has a publisher wait for its connection for seconds, and then give up, for certain.
+func (s wire) stuck(ctx context.Context, what string) (time.Duration, error) {
+	w := s.p.w
+	if w.weather.stuck == 0 {
+		return 0, nil
+	}
+	wait, err := do(ctx, w, s.p, "connection for "+what, nil, func() (time.Duration, error) {
+		if w.calm || !w.chance(w.weather.stuck) {
+			return 0, nil
+		}
+		w.saw("a publisher without a connection")
+		return time.Duration(1+w.rng.IntN(9000)) * time.Millisecond, nil
+	})
+	if err != nil || wait == 0 {
+		return 0, err
+	}
+	_ = sleep(ctx, wait)
+	// A step of its own, as in process.wait.
+	return do(ctx, w, s.p, "no connection for "+what, nil, func() (time.Duration, error) { return wait, wireSilence(true) })
 }
 
 // Ask implements transport.Asker.

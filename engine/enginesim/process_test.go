@@ -285,6 +285,16 @@ func (g gateOf) Abort(ctx context.Context, takes []inventory.TakeRef) error {
 	return g.conclude(ctx, "gate.abort", takes, g.p.w.gate.Abort)
 }
 
+// Withdraw implements inventory.Gate.
+func (g gateOf) Withdraw(ctx context.Context, takes []inventory.TakeRef) (all bool, err error) {
+	err = g.conclude(ctx, "gate.withdraw", takes, func(ctx context.Context, here []inventory.TakeRef) (err error) {
+		all, err = g.p.w.gate.Withdraw(ctx, here)
+		g.p.w.saw(fmt.Sprintf("withdrawn: %v", all))
+		return err
+	})
+	return all, err
+}
+
 func (g gateOf) conclude(ctx context.Context, what string, takes []inventory.TakeRef, tell func(context.Context, []inventory.TakeRef) error) error {
 	if len(takes) == 0 {
 		return nil

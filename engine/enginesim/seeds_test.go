@@ -79,7 +79,7 @@ func coverage(t *testing.T, seen map[string]int) {
 	}
 	for _, what := range []string{
 		"a bucket is opened again", "a process dies", "units are evacuated", "transfer: committed", "transfer: aborted",
-		"a call: answer lost", "a call: done twice", "a call: late", "a call: lost",
+		"a call: answer lost", "a call: done twice", "a call: late", "a call: lost", "a publisher without a connection",
 		"lost by the queue: " + inventory.EventRequested, "lost by the queue: " + inventory.EventPaid, "lost by the queue: " + inventory.EventReleased,
 		"lost by the queue: " + payment.EventCaptured, "lost by the queue: " + payment.EventDeclined,
 		"decided from the gate", "claim: held", "claim: held over several shards", "claim: in a group", "claim: replayed",

@@ -44,6 +44,7 @@ func variants() []variant {
 		}},
 		{name: "a restarted shard is trusted with its snapshot", flaws: gateFlaws{anyRun: true}},
 		{name: "credits without numbers", flaws: gateFlaws{anySeq: true}},
+		{name: "who gives up gives back, whoever else may be deciding", gate: func(_ *process, next engine.GateKeeper) engine.GateKeeper { return rash{next} }},
 	}
 }
 
@@ -84,7 +85,7 @@ func (g *plainDecr) load(b inventory.BucketID) (*counter, error) {
 		return nil, inventory.ErrUnavailable
 	}
 	if s.buckets[b] == nil {
-		s.buckets[b] = &counter{available: row.Available(), seq: row.CreditSeq, pending: map[id.ID]inventory.Pending{}, users: map[id.ID]int{}}
+		s.buckets[b] = &counter{available: row.Available(), seq: row.CreditSeq, pending: map[id.ID]inventory.Pending{}, handed: map[id.ID]bool{}, users: map[id.ID]int{}}
 	}
 	c := s.buckets[b]
 	c.run, c.epoch = s.run, row.Epoch
@@ -134,6 +135,11 @@ func (g *plainDecr) Abort(ctx context.Context, takes []inventory.TakeRef) error 
 		}
 	}
 	return nil
+}
+
+func (g *plainDecr) Withdraw(ctx context.Context, takes []inventory.TakeRef) (bool, error) {
+	err := g.Abort(ctx, takes)
+	return err == nil, err
 }
 
 func (g *plainDecr) Levels(ctx context.Context, buckets []inventory.BucketID) ([]inventory.Level, error) {
@@ -217,6 +223,14 @@ func (s careless) Advance(ctx context.Context, step payment.Step) (payment.Payme
 		payment.Declined, payment.Refused, payment.Refunding, payment.Refunded,
 	}
 	return s.Store.Advance(ctx, step)
+}
+
+// rash takes every take back that it has made, and believes that this undoes it.
+type rash struct{ engine.GateKeeper }
+
+func (g rash) Withdraw(ctx context.Context, takes []inventory.TakeRef) (bool, error) {
+	err := g.Abort(ctx, takes)
+	return err == nil, err
 }
 
 // resigned does not ask a bucket again that it has once seen empty.

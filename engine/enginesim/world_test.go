@@ -66,6 +66,7 @@ type weather struct {
 	slow                     int // of the choices of a commit: another call goes first
 	redeliver                int // of messages
 	forget                   int // of steps: the queue loses every message in it
+	stuck                    int // of publications: they wait for seconds, and are not made
 	async, remote            bool
 	shards, limit, stock     int
 	processes, shoppers      int
@@ -86,6 +87,9 @@ func newWeather(rng *rand.Rand) weather {
 		shards: 1 + rng.IntN(3), limit: rng.IntN(4), stock: 2 + rng.IntN(8),
 		processes: 1 + rng.IntN(3), shoppers: 6 + rng.IntN(10),
 		methods: simprovider.Faults{Decline: 0.1, Timeout: 0.1, LostReply: 0.1, Seed: rng.Uint64()},
+	}
+	if v.async {
+		v.stuck = often(150)
 	}
 	// What was accepted is in the queue and at the gate: one of them may lose everything, not both at once.
 	if v.async && rng.IntN(2) == 0 {

@@ -48,6 +48,7 @@ func ExerciseGate(t *testing.T, open func(t *testing.T) Gate) {
 		"take, short, limit":                gateTake,
 		"a repeated take is one take":       gateRepeat,
 		"settle and abort, twice":           gateConclude,
+		"withdraw what nobody else has":     gateWithdraw,
 		"fenced takes and refs are ignored": gateFenced,
 		"credits in order only":             gateCredits,
 		"overdue takes":                     gateOverdue,
@@ -187,6 +188,70 @@ func gateConclude(t *testing.T, g Gate) {
 	}
 	must(t, g.Settle(t.Context(), nil))
 	must(t, g.Abort(t.Context(), nil))
+}
+
+// gateWithdraw: whoever took a take can have it back until Overdue has handed it over, or it is concluded.
+func gateWithdraw(t *testing.T, g Gate) {
+	b := bucket(t, "A", 0)
+	install(t, g, b, 1, 10)
+	var takes []inventory.Take
+	for n := range 5 {
+		k := take(b, 1, user(n), 1+n%2)
+		k.Deadline = epoch0.Add(time.Duration(n) * time.Second)
+		_, err := g.Take(t.Context(), k)
+		must(t, err)
+		takes = append(takes, k)
+	}
+	withdraw := func(want bool, which ...int) {
+		t.Helper()
+		refs := []inventory.TakeRef{}
+		for _, n := range which {
+			refs = append(refs, ref(takes[n]))
+		}
+		if all, err := g.Withdraw(t.Context(), refs); err != nil || all != want {
+			t.Fatalf("withdrawn %t, %v; want %t", all, err, want)
+		}
+	}
+	overdue := func(limit int, want ...int) {
+		t.Helper()
+		due, err := g.Overdue(t.Context(), b, epoch0.Add(2*time.Second), limit)
+		must(t, err)
+		var got []int
+		for _, p := range due {
+			got = append(got, slices.IndexFunc(takes, func(k inventory.Take) bool { return k.ID == p.ID }))
+		}
+		if !slices.Equal(got, want) {
+			t.Fatalf("overdue %v, want %v", got, want)
+		}
+	}
+	withdraw(true)
+	withdraw(true, 1)
+	withdraw(false, 1) // it is not pending any more
+	wantLevel(t, g, b, inventory.Level{Epoch: 1, Available: 5, Pending: 5})
+	overdue(1, 0)
+	withdraw(false, 0, 4) // the one that was not handed over is back all the same
+	wantLevel(t, g, b, inventory.Level{Epoch: 1, Available: 6, Pending: 4})
+	overdue(1, 0)
+	overdue(10, 0, 2)
+	withdraw(false, 2)
+	withdraw(true, 3) // it is not due yet
+	wantLevel(t, g, b, inventory.Level{Epoch: 1, Available: 8, Pending: 2})
+	// Who has them concludes them as ever.
+	must(t, g.Abort(t.Context(), []inventory.TakeRef{ref(takes[0])}))
+	must(t, g.Settle(t.Context(), []inventory.TakeRef{ref(takes[2])}))
+	withdraw(false, 2)
+	wantLevel(t, g, b, inventory.Level{Epoch: 1, Available: 9})
+	overdue(10)
+	k := take(b, 1, user(1), 2) // the limit is free of what was withdrawn
+	k.Limit = 2
+	if got, err := g.Take(t.Context(), k); err != nil || got.UserHas != 0 {
+		t.Fatalf("after the withdrawal: %+v, %v", got, err)
+	}
+	install(t, g, b, 2, 9)
+	if all, err := g.Withdraw(t.Context(), []inventory.TakeRef{ref(k)}); err != nil || all {
+		t.Fatalf("of another epoch: withdrawn %t, %v", all, err)
+	}
+	wantLevel(t, g, b, inventory.Level{Epoch: 2, Available: 9})
 }
 
 func gateFenced(t *testing.T, g Gate) {
@@ -394,11 +459,11 @@ func gateModel(t *testing.T, g Gate) {
 	rapid.Check(t, func(rt *rapid.T) {
 		run++
 		b := bucket(t, fmt.Sprintf("M%d", run), run%2)
-		m := model{users: map[id.ID]int{}, pending: map[id.ID]inventory.Take{}}
+		m := model{users: map[id.ID]int{}, pending: map[id.ID]inventory.Take{}, handed: map[id.ID]bool{}}
 		var all []inventory.Take
 		for range rapid.IntRange(1, 25).Draw(rt, "steps") {
 			epoch := m.level.Epoch + int64(rapid.SampledFrom([]int{0, 0, 0, 0, -1, 1}).Draw(rt, "epoch"))
-			switch rapid.IntRange(0, 5).Draw(rt, "op") {
+			switch rapid.IntRange(0, 7).Draw(rt, "op") {
 			case 0:
 				l := inventory.Level{Epoch: epoch, Available: int64(rapid.IntRange(0, 9).Draw(rt, "available")), Seq: int64(rapid.IntRange(0, 3).Draw(rt, "seq"))}
 				users := map[id.ID]int{user(0): rapid.IntRange(1, 2).Draw(rt, "has")}
@@ -428,6 +493,21 @@ func gateModel(t *testing.T, g Gate) {
 					must(t, g.Settle(t.Context(), []inventory.TakeRef{ref(k)}))
 					m.conclude(k, false)
 				}
+			case 6:
+				if len(all) == 0 {
+					continue
+				}
+				k := rapid.SampledFrom(all).Draw(rt, "which")
+				got, err := g.Withdraw(t.Context(), []inventory.TakeRef{ref(k)})
+				if want := m.withdraw(k); err != nil || got != want {
+					rt.Fatalf("withdraw %+v: %t, %v; the model says %t", k, got, err, want)
+				}
+			case 7:
+				now := epoch0.Add(time.Duration(rapid.IntRange(0, 3).Draw(rt, "now")) * 30 * time.Second)
+				due, err := g.Overdue(t.Context(), b, now, 100)
+				if want := m.overdue(now); err != nil || len(due) != want {
+					rt.Fatalf("overdue at %s: %+v, %v; the model has %d", now, due, err, want)
+				}
 			case 5:
 				c := inventory.Credit{Bucket: b, Seq: m.level.Seq + int64(rapid.IntRange(0, 2).Draw(rt, "ahead")), Qty: 1, User: user(0)}
 				got, err := g.Credit(t.Context(), b, epoch, []inventory.Credit{c})
@@ -448,13 +528,32 @@ type model struct {
 	level   inventory.Level
 	users   map[id.ID]int
 	pending map[id.ID]inventory.Take
+	handed  map[id.ID]bool
+}
+
+func (m *model) withdraw(k inventory.Take) bool {
+	if _, ok := m.pending[k.ID]; !ok || m.handed[k.ID] || m.open(k.Epoch) != nil {
+		return false
+	}
+	m.conclude(k, true)
+	return true
+}
+
+func (m *model) overdue(now time.Time) (n int) {
+	for take, k := range m.pending {
+		if !k.Deadline.After(now) {
+			m.handed[take] = true
+			n++
+		}
+	}
+	return n
 }
 
 func (m *model) install(l inventory.Level, users map[id.ID]int) {
 	if l.Epoch <= m.level.Epoch {
 		return
 	}
-	m.level, m.users, m.pending = l, maps.Clone(users), map[id.ID]inventory.Take{}
+	m.level, m.users, m.pending, m.handed = l, maps.Clone(users), map[id.ID]inventory.Take{}, map[id.ID]bool{}
 	m.level.Pending = 0
 }
 
@@ -496,6 +595,7 @@ func (m *model) conclude(k inventory.Take, back bool) {
 		return
 	}
 	delete(m.pending, k.ID)
+	delete(m.handed, k.ID)
 	m.level.Pending -= int64(k.Qty)
 	if back {
 		m.level.Available += int64(k.Qty)

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/anishathalye/porcupine"
 )
@@ -23,6 +24,8 @@ type (
 	}
 	gateAbort    struct{ take inventory.Take }
 	gateSettle   struct{ take inventory.Take }
+	gateWithdrew struct{ take inventory.Take } // answered by whether it was
+	gateDue      struct{ now time.Time }       // answered by how many there are
 	gateRead     struct{}
 	gateCredited struct {
 		applied int64
@@ -31,15 +34,16 @@ type (
 )
 
 // GateModel is one open bucket of a gate: a counter with pending takes and the shoppers' units. A
-// take that is repeated while it is pending is one take; one that was given back can be taken again.
+// take that is repeated while it is pending is one take; one that was given back can be taken again; one that Overdue has
+// handed over cannot be withdrawn.
 func GateModel(open inventory.Level) porcupine.Model {
 	return porcupine.Model{
 		Init: func() any {
-			return model{level: open, users: map[id.ID]int{}, pending: map[id.ID]inventory.Take{}}
+			return model{level: open, users: map[id.ID]int{}, pending: map[id.ID]inventory.Take{}, handed: map[id.ID]bool{}}
 		},
 		Step: func(state, asked, answered any) (bool, any) {
 			was := state.(model)
-			m := model{level: was.level, users: maps.Clone(was.users), pending: maps.Clone(was.pending)}
+			m := model{level: was.level, users: maps.Clone(was.users), pending: maps.Clone(was.pending), handed: maps.Clone(was.handed)}
 			switch a := asked.(type) {
 			case inventory.Take:
 				taken, err := m.take(a)
@@ -49,6 +53,10 @@ func GateModel(open inventory.Level) porcupine.Model {
 				m.conclude(a.take, true)
 			case gateSettle:
 				m.conclude(a.take, false)
+			case gateWithdrew:
+				return answered == m.withdraw(a.take), m
+			case gateDue:
+				return answered == m.overdue(a.now), m
 			case inventory.Credit:
 				applied, err := m.credit(open.Epoch, a)
 				return answered == gateCredited{applied, err}, m
@@ -59,7 +67,7 @@ func GateModel(open inventory.Level) porcupine.Model {
 		},
 		Equal: func(a, b any) bool {
 			m, n := a.(model), b.(model)
-			return m.level == n.level && maps.Equal(m.users, n.users) && maps.Equal(m.pending, n.pending)
+			return m.level == n.level && maps.Equal(m.users, n.users) && maps.Equal(m.pending, n.pending) && maps.Equal(m.handed, n.handed)
 		},
 	}
 }
@@ -91,10 +99,11 @@ func RecordGate(t *testing.T, g Gate, round int) (*History, porcupine.Model) {
 		clients.Go(func() {
 			for range 14 {
 				old, any := known(random.IntN(100))
-				switch op := random.IntN(10); {
+				switch op := random.IntN(13); {
 				case op < 5 || !any:
 					k := take(b, 1, user(random.IntN(4)), 1+random.IntN(2))
 					k.Limit = random.IntN(6)
+					k.Deadline = epoch0.Add(time.Duration(1+random.IntN(3)) * time.Minute)
 					if any && random.IntN(4) == 0 {
 						k = old // somebody's retry, perhaps while the first try is under way
 					} else {
@@ -115,6 +124,21 @@ func RecordGate(t *testing.T, g Gate, round int) (*History, porcupine.Model) {
 					began := h.Now()
 					applied, err := g.Credit(t.Context(), b, 1, []inventory.Credit{k})
 					h.Add(k, gateCredited{applied, err}, began, h.Now())
+				case op < 11:
+					began := h.Now()
+					all, err := g.Withdraw(t.Context(), []inventory.TakeRef{ref(old)})
+					if err != nil {
+						t.Error(err)
+					}
+					h.Add(gateWithdrew{old}, all, began, h.Now())
+				case op < 12:
+					now := epoch0.Add(time.Duration(1+random.IntN(2)) * time.Minute)
+					began := h.Now()
+					due, err := g.Overdue(t.Context(), b, now, 100)
+					if err != nil {
+						t.Error(err)
+					}
+					h.Add(gateDue{now}, len(due), began, h.Now())
 				default:
 					h.read(t, g, b)
 				}

@@ -34,6 +34,7 @@ type pending struct {
 	qty      int
 	deadline time.Time
 	note     string
+	handed   bool // Overdue has returned it
 }
 
 // New returns an empty gate of so many shards: every bucket is closed until it is installed.
@@ -102,19 +103,31 @@ func (g *Gate) Settle(_ context.Context, takes []inventory.TakeRef) error {
 
 // Abort implements inventory.Gate.
 func (g *Gate) Abort(_ context.Context, takes []inventory.TakeRef) error {
+	g.giveBack(takes, func(pending) bool { return true })
+	return nil
+}
+
+// Withdraw implements inventory.Gate.
+func (g *Gate) Withdraw(_ context.Context, takes []inventory.TakeRef) (bool, error) {
+	return g.giveBack(takes, func(p pending) bool { return !p.handed }) == len(takes), nil
+}
+
+// giveBack returns the units of those pending takes that may, and says how many they are.
+func (g *Gate) giveBack(takes []inventory.TakeRef, may func(pending) bool) (n int) {
 	for _, t := range takes {
 		k, err := g.open(t.Bucket, t.Epoch)
 		if err != nil {
 			continue
 		}
-		if p, ok := k.pending[t.ID]; ok {
+		if p, ok := k.pending[t.ID]; ok && may(p) {
 			delete(k.pending, t.ID)
 			k.available += int64(p.qty)
 			k.relieve(p.user, p.qty)
+			n++
 		}
 		k.mu.Unlock()
 	}
-	return nil
+	return n
 }
 
 func (k *bucket) relieve(user id.ID, qty int) {
@@ -207,6 +220,20 @@ func (g *Gate) Overdue(_ context.Context, b inventory.BucketID, now time.Time, l
 			})
 		}
 	}
-	slices.SortFunc(due, func(a, b inventory.Pending) int { return a.Deadline.Compare(b.Deadline) })
-	return due[:min(len(due), limit)], nil
+	slices.SortFunc(due, func(a, b inventory.Pending) int {
+		if handed := k.pending[a.ID].handed; handed != k.pending[b.ID].handed {
+			if handed {
+				return -1
+			}
+			return 1
+		}
+		return a.Deadline.Compare(b.Deadline)
+	})
+	due = due[:min(len(due), limit)]
+	for _, d := range due {
+		p := k.pending[d.ID]
+		p.handed = true
+		k.pending[d.ID] = p
+	}
+	return due, nil
 }

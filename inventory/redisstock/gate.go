@@ -378,44 +378,55 @@ func takeAnswer(code, had, available int64) answer {
 	return a
 }
 
-// conclude runs settle or abort for takes, a script a bucket and epoch.
-func (g *Gate) conclude(ctx context.Context, script string, takes []inventory.TakeRef) error {
+// conclude runs settle or abort for takes, a script a bucket and epoch, and returns the number of takes that it was
+// done for. more are arguments of the script before the takes.
+func (g *Gate) conclude(ctx context.Context, script string, takes []inventory.TakeRef, more ...any) (int, error) {
 	args := map[place][]any{}
 	for _, t := range takes {
 		p := place{t.Bucket, t.Epoch}
-		if args[p] == nil {
-			args[p] = []any{t.Epoch}
-		}
 		args[p] = append(args[p], t.ID.String())
 	}
 	calls := map[*shard][]call{}
 	for p, a := range args {
 		s, err := g.shard(p.bucket)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		k := keysOf(p.bucket)
-		for part := range slices.Chunk(a[1:], 500) {
-			calls[s] = append(calls[s], call{script, []string{k.meta, k.pending, k.due, k.usersOf(p.epoch)}, append([]any{p.epoch}, part...)})
+		for part := range slices.Chunk(a, 500) {
+			calls[s] = append(calls[s], call{script, []string{k.meta, k.pending, k.due, k.usersOf(p.epoch)}, slices.Concat([]any{p.epoch}, more, part)})
 		}
 	}
 	var errs []error
+	concluded := 0
 	for s, cs := range calls {
-		if _, err := s.run(ctx, g.opts.Timeout, cs); err != nil {
+		cmds, err := s.run(ctx, g.opts.Timeout, cs)
+		errs = append(errs, err)
+		for _, c := range cmds {
+			n, err := c.Int()
 			errs = append(errs, err)
+			concluded += n
 		}
 	}
-	return errors.Join(errs...)
+	return concluded, errors.Join(errs...)
 }
 
 // Settle implements inventory.Gate.
 func (g *Gate) Settle(ctx context.Context, takes []inventory.TakeRef) error {
-	return g.conclude(ctx, "settle", takes)
+	_, err := g.conclude(ctx, "settle", takes)
+	return err
 }
 
 // Abort implements inventory.Gate.
 func (g *Gate) Abort(ctx context.Context, takes []inventory.TakeRef) error {
-	return g.conclude(ctx, "abort", takes)
+	_, err := g.conclude(ctx, "abort", takes, 1)
+	return err
+}
+
+// Withdraw implements inventory.Gate. A withdrawal whose answer was lost and that is sent again finds nothing, and says so.
+func (g *Gate) Withdraw(ctx context.Context, takes []inventory.TakeRef) (bool, error) {
+	n, err := g.conclude(ctx, "abort", takes, 0)
+	return n == len(takes), err
 }
 
 const usersChunk = 1000

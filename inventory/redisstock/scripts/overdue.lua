@@ -1,15 +1,28 @@
--- List pending takes whose deadline is over, the most overdue first.
+-- List pending takes whose deadline is over, those handed over before and the most overdue first, and note that they are
+-- handed over: their deadlines among the due are moved below zero, in the same order.
 -- KEYS  1 meta  2 pending  3 due
 -- ARGV  1 now, ms  2 limit
--- Answer {epoch, take, record, take, record …}; {0} when the bucket is closed. It changes nothing.
+-- Answer {epoch, take, record, take, record …}; {0} when the bucket is closed. Safe to run twice: what is handed over stays so.
 local m = redis.call('HMGET', KEYS[1], 'run', 'epoch')
 if m[1] ~= RUN then return {0} end
-local out = {tonumber(m[2])}
-for _, take in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', ARGV[1], 'LIMIT', 0, ARGV[2])) do
+local out, moved, limit = {tonumber(m[2])}, {}, tonumber(ARGV[2])
+local function list(take)
   local p = redis.call('HGET', KEYS[2], take)
   if p then
     out[#out + 1] = take
     out[#out + 1] = p
   end
+  return p
 end
+local before = string.format('%.0f', tonumber(ARGV[1]) - 1e14)
+local handed = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', before, 'LIMIT', 0, limit)
+for _, take in ipairs(handed) do list(take) end
+local due = redis.call('ZRANGEBYSCORE', KEYS[3], 0, ARGV[1], 'WITHSCORES', 'LIMIT', 0, limit - #handed)
+for i = 1, #due, 2 do
+  if list(due[i]) then
+    moved[#moved + 1] = string.format('%.0f', tonumber(due[i + 1]) - 1e14)
+    moved[#moved + 1] = due[i]
+  end
+end
+if #moved > 0 then redis.call('ZADD', KEYS[3], unpack(moved)) end
 return out
