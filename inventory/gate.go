@@ -29,7 +29,7 @@ type Taken struct {
 	Available int64
 }
 
-// TakeRef names a take for Settle and Abort.
+// TakeRef names a take for Settle, Abort and Withdraw.
 type TakeRef struct {
 	ID     id.ID
 	Bucket BucketID
@@ -39,8 +39,8 @@ type TakeRef struct {
 // Gate hands out units before the ledger has said yes. It is disposable: whatever it forgets is
 // rebuilt from the ledger under a new epoch.
 //
-// Every call is atomic per bucket and safe to repeat with the same arguments. An empty, restarted
-// or replaced shard is closed, never zero.
+// Every call is atomic per bucket and safe to repeat with the same arguments until it is answered. What the network still has
+// of it then does nothing when it arrives, however late. An empty, restarted or replaced shard is closed, never zero.
 type Gate interface {
 	// Take decrements the bucket and records the take as pending. A take whose id is pending already
 	// is answered the same again. Refusals: ErrShort and reservation.ErrLimitReached (both with
@@ -54,7 +54,7 @@ type Gate interface {
 	Abort(ctx context.Context, takes []TakeRef) error
 	// Withdraw gives back the units of those takes that are pending and that Overdue has not returned to
 	// anybody, and reports whether those are all of them: call it for takes that were handed to nobody else.
-	// After false the ledger may commit one of them all the same.
+	// After false, for the others, and after an error, for each, the ledger may commit it all the same.
 	Withdraw(ctx context.Context, takes []TakeRef) (bool, error)
 }
 
@@ -90,8 +90,8 @@ type Keeper interface {
 	// that cannot be reached is no error: its buckets are Away.
 	Levels(ctx context.Context, buckets []BucketID) ([]Level, error)
 	// Overdue returns up to limit pending takes of a bucket whose deadline is not after now, those it has
-	// returned before and the most overdue first. From then on they are the caller's to conclude: whoever
-	// took them cannot withdraw them, for the caller may have the ledger commit them at any moment.
+	// returned before and the most overdue first. From then on they are the keepers' to conclude: whoever
+	// took them cannot withdraw them, for a keeper may have the ledger commit them at any moment.
 	Overdue(ctx context.Context, b BucketID, now time.Time, limit int) ([]Pending, error)
 	// Shards returns how many shards the gate has. It does not change while the process runs.
 	Shards() int

@@ -115,8 +115,8 @@ func (t *takeBench) benchmark(ctx context.Context, expect float64, d time.Durati
 	bound, cancel := context.WithTimeout(ctx, 10*d+30*time.Second)
 	defer cancel()
 	text, _, err := testbed.Output(bound, testbed.BaseEnv(), nil, "redis-benchmark", "-p", t.port, "-c", "50", "-P", "64", "-n", strconv.FormatInt(n, 10),
-		"-r", "1000000000", "--csv", "EVALSHA", t.sha, "4", t.prefix+"m", t.prefix+"p", t.prefix+"d", t.prefix+"u:"+strconv.FormatInt(t.epoch, 10),
-		strconv.FormatInt(t.epoch, 10), "604800", "01900000-0000-7000-8000-__rand_int__", "01900000-0000-7000-9000-__rand_int__", "1", "10",
+		"-r", "1000000000", "--csv", "EVALSHA", t.sha, "5", t.prefix+"m", t.prefix+"p", t.prefix+"d", t.prefix+"u:"+strconv.FormatInt(t.epoch, 10), t.prefix+"s",
+		strconv.FormatInt(t.epoch, 10), "604800", "bench", "1", "0", "01900000-0000-7000-8000-__rand_int__", "01900000-0000-7000-9000-__rand_int__", "1", "10",
 		strconv.FormatInt(time.Now().Add(30*time.Second).UnixMilli(), 10), "")
 	if err != nil {
 		return 0, err

@@ -231,7 +231,13 @@ func gateWithdraw(t *testing.T, g Gate) {
 	overdue(1, 0)
 	withdraw(false, 0, 4) // the one that was not handed over is back all the same
 	wantLevel(t, g, b, inventory.Level{Epoch: 1, Available: 6, Pending: 4})
-	overdue(1, 0)
+	earlier := take(b, 1, user(9), 1)
+	earlier.Deadline = epoch0.Add(-time.Second)
+	_, err := g.Take(t.Context(), earlier)
+	must(t, err)
+	takes = append(takes, earlier)
+	overdue(1, 0) // again, before the one that nobody has
+	withdraw(true, 5)
 	overdue(10, 0, 2)
 	withdraw(false, 2)
 	withdraw(true, 3) // it is not due yet

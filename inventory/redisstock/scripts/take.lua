@@ -1,27 +1,36 @@
 -- Take units of one bucket, for a group of shoppers, in order.
--- KEYS  1 meta  2 pending  3 due  4 users of the epoch
--- ARGV  1 epoch  2 time to live, s; then for each take: take, user, quantity, limit per shopper (0 none), deadline, ms, note
--- Answer for each take {code, units the shopper had, available}, flat: 0 taken, 1 short, 2 limit, 3 fenced, 4 closed.
--- Safe to run twice: a take that is pending is answered the same again. Everything is checked before
--- the first write, because a script that fails half-way is not rolled back.
+-- KEYS  1 meta  2 pending  3 due  4 users of the epoch  5 numbers of the groups that were sent again
+-- ARGV  1 epoch  2 time to live, s  3 sender  4 number of the sending  5 '1': sent again
+--       then for each take: take, user, quantity, limit per shopper (0 none), deadline, ms, note
+-- Answer for each take {code, units the shopper had, available}, flat: 0 taken, 1 short, 2 limit, 3 fenced, 4 closed, 5 overtaken.
+-- Safe to run twice: a take that is pending is answered the same again. Of a group that is sent again the first sending may
+-- come last, long after its takes were answered, settled and forgotten: it is overtaken, and does nothing.
+-- Everything is checked before the first write, because a script that fails half-way is not rolled back.
 local m = redis.call('HMGET', KEYS[1], 'run', 'epoch', 'avail')
-local n = (#ARGV - 2) / 6
+local n = (#ARGV - 5) / 6
 local out = {}
+local last = redis.call('HGET', KEYS[5], ARGV[3])
 local closed = m[1] ~= RUN and 4 or m[2] ~= ARGV[1] and 3
+if last and tonumber(last) > tonumber(ARGV[4]) then
+  closed = 5
+elseif ARGV[5] == '1' then
+  redis.call('HSET', KEYS[5], ARGV[3], ARGV[4])
+  redis.call('EXPIRE', KEYS[5], ARGV[2])
+end
 if closed then
   for i = 1, n do out[3 * i - 2], out[3 * i - 1], out[3 * i] = closed, 0, 0 end
   return out
 end
 local takes, users = {}, {}
-for i = 1, n do takes[i], users[i] = ARGV[6 * i - 3], ARGV[6 * i - 2] end
+for i = 1, n do takes[i], users[i] = ARGV[6 * i], ARGV[6 * i + 1] end
 local known = redis.call('HMGET', KEYS[2], unpack(takes))
 local counts = redis.call('HMGET', KEYS[4], unpack(users))
 local has, gained, seen, records, due, sum = {}, {}, {}, {}, {}, 0
 local avail = tonumber(m[3])
 for i = 1, n do has[users[i]] = tonumber(counts[i] or '0') end
 for i = 1, n do
-  local take, user, deadline, note = takes[i], users[i], ARGV[6 * i + 1], ARGV[6 * i + 2]
-  local qty, limit, had = tonumber(ARGV[6 * i - 1]), tonumber(ARGV[6 * i]), has[user]
+  local take, user, deadline, note = takes[i], users[i], ARGV[6 * i + 4], ARGV[6 * i + 5]
+  local qty, limit, had = tonumber(ARGV[6 * i + 2]), tonumber(ARGV[6 * i + 3]), has[user]
   local code = 0
   if known[i] or seen[take] then
     had = had - qty
@@ -33,7 +42,7 @@ for i = 1, n do
     avail, sum, seen[take] = avail - qty, sum + qty, true
     has[user], gained[user] = had + qty, (gained[user] or 0) + qty
     records[#records + 1] = take
-    records[#records + 1] = ARGV[6 * i - 1] .. ' ' .. user .. ' ' .. deadline .. (note ~= '' and ' ' .. note or '')
+    records[#records + 1] = ARGV[6 * i + 2] .. ' ' .. user .. ' ' .. deadline .. (note ~= '' and ' ' .. note or '')
     due[#due + 1] = deadline
     due[#due + 1] = take
   end
