@@ -40,37 +40,49 @@ func NewAdmission(gate inventory.Gate, sales SaleReader, clock func() time.Time,
 // refused is a refusal with what the gate remembers of the shopper.
 type refused struct {
 	error
-	had  int  // units the shopper had already: the request may be a repetition that won
-	late bool // the sale was open, and is not any more
+	had   int  // units the shopper had already: the request may be a repetition that won
+	late  bool // the sale was open, and is not any more
+	blind bool // not every bucket could be asked: the shopper may have more
 }
 
 func (r refused) Unwrap() error { return r.error }
+
+// reading says when the terms of a sale were read.
+type reading int
+
+const (
+	current reading = iota // since they were asked for
+	recent                 // a moment ago
+	old                    // before that: somebody is reading them again
+	unread                 // in better days: the ledger did not answer
+)
 
 const admitAttempts = 4
 
 // Admit takes the units of a request at the gate and returns the claim for the ledger. Refusals are the reservation errors, and nothing is taken then.
 // ErrOverloaded when gate or ledger cannot be reached. promised says that the shopper may be told
-// "accepted" by then: the gate keeps the request beside its takes. ErrUncertain when such a take may be
-// left behind: the request may be decided all the same.
-func (a *Admission) Admit(ctx context.Context, req reservation.Request, trace string, promised bool) (inventory.Claim, error) {
+// "accepted" by then: the gate keeps the request beside its takes, and one that is left behind may be decided. ErrUncertain
+// when that may be so; astray says so beside a claim.
+func (a *Admission) Admit(ctx context.Context, req reservation.Request, trace string, promised bool) (claim inventory.Claim, astray bool, err error) {
 	var note string
 	if promised {
 		note = promiseNote(req, trace)
 	}
-	claim, astray, err := a.admit(ctx, req, trace, note)
-	if err != nil && promised && astray {
-		return claim, reservation.ErrUncertain
+	claim, astray, err = a.admit(ctx, req, trace, note)
+	astray = astray && promised
+	if err != nil && astray {
+		err = reservation.ErrUncertain
 	}
-	return claim, err
+	return claim, astray, err
 }
 
-// admit also says whether a take may be left at the gate that it could not give back.
+// admit also says whether a take may be left at the gate, or come to it yet, that is not of the claim.
 func (a *Admission) admit(ctx context.Context, req reservation.Request, trace, note string) (_ inventory.Claim, astray bool, _ error) {
 	for attempt := 0; ; attempt++ {
-		sale, current, unread, err := a.sales.get(ctx, req.Sale, attempt > 0)
+		sale, from, err := a.sales.get(ctx, req.Sale, attempt > 0)
 		if err != nil {
 			if errors.Is(err, inventory.ErrUnknownSale) {
-				if !current && attempt == 0 {
+				if from != current && attempt == 0 {
 					continue // it may have been announced since
 				}
 				return inventory.Claim{}, astray, reservation.ErrSaleNotOpen
@@ -79,19 +91,20 @@ func (a *Admission) admit(ctx context.Context, req reservation.Request, trace, n
 			return inventory.Claim{}, astray, reservation.ErrOverloaded
 		}
 		item, err := a.check(sale, req)
-		if errors.Is(err, reservation.ErrSaleNotOpen) && !current && attempt == 0 && sale.MayOpenAt(a.clock()) {
+		if errors.Is(err, reservation.ErrSaleNotOpen) && from != current && attempt == 0 && sale.MayOpenAt(a.clock()) {
 			continue // an operator may have opened it since the terms were read
 		}
 		if err != nil {
 			return inventory.Claim{}, astray, err
 		}
-		legs, stale, err := a.draw(ctx, sale, item, req, current, note, &astray)
+		legs, stale, err := a.draw(ctx, sale, item, req, from == current, note, &astray)
 		if err == nil {
 			return inventory.Claim{Request: req, Legs: legs, TraceParent: trace}, astray, nil
 		}
-		if unread && (errors.Is(err, reservation.ErrHeldOut) || errors.Is(err, reservation.ErrSoldOut)) {
+		if from == unread && (errors.Is(err, reservation.ErrHeldOut) || errors.Is(err, reservation.ErrSoldOut)) {
 			err = reservation.ErrOverloaded // buckets may have changed since the ledger was read
 		}
+		stale = stale || from == old && errors.Is(err, reservation.ErrSoldOut) // it is the last word, and there may be more stock since
 		// A shard that was fenced, closed or out of reach may have units: no "held out" on hearsay.
 		if !stale || attempt+1 == admitAttempts || attempt > 0 && errors.Is(err, reservation.ErrHeldOut) {
 			return inventory.Claim{}, astray, err
@@ -135,7 +148,8 @@ func (a *Admission) draw(ctx context.Context, sale inventory.Sale, item inventor
 		return nil, true, reservation.ErrOverloaded
 	}
 	home := inventory.HomeShard(req.User, n)
-	had, free, ledgered := 0, int64(0), int64(0)
+	had, blind, free, ledgered := 0, false, int64(0), int64(0)
+	refuse := func(why error) error { return refused{error: why, had: had, blind: blind} }
 	left := make([]int64, n)
 	// The whole quantity from one bucket, from the home shard on: first those that had units when the
 	// terms were read, then the others, for units may have come back.
@@ -146,7 +160,7 @@ func (a *Admission) draw(ctx context.Context, sale inventory.Sale, item inventor
 			continue
 		}
 		if sale.Limit > 0 && had+req.Quantity > sale.Limit {
-			return nil, false, refused{error: reservation.ErrLimitReached, had: had}
+			return nil, false, refuse(reservation.ErrLimitReached)
 		}
 		ledgered += b.Available()
 		leg, taken, err := a.take(ctx, sale, b, req, req.Quantity, had, note, astray)
@@ -158,8 +172,9 @@ func (a *Admission) draw(ctx context.Context, sale inventory.Sale, item inventor
 			left[i] = taken.Available
 			free += taken.Available
 		case errors.Is(err, reservation.ErrLimitReached):
-			return nil, false, refused{error: reservation.ErrLimitReached, had: had}
+			return nil, false, refuse(reservation.ErrLimitReached)
 		default: // closed or away: where the ledger has nothing now, the gate has nothing either; fenced: the terms are old
+			blind = true
 			stale = stale || b.Available() > 0 || !current || errors.Is(err, inventory.ErrFenced)
 		}
 		if ctx.Err() != nil {
@@ -167,7 +182,7 @@ func (a *Admission) draw(ctx context.Context, sale inventory.Sale, item inventor
 		}
 	}
 	if sale.Limit > 0 && had+req.Quantity > sale.Limit {
-		return nil, false, refused{error: reservation.ErrLimitReached, had: had}
+		return nil, false, refuse(reservation.ErrLimitReached)
 	}
 	if free >= int64(req.Quantity) { // combined, in the order of the shards, as the ledger locks
 		need := req.Quantity
@@ -189,18 +204,18 @@ func (a *Admission) draw(ctx context.Context, sale inventory.Sale, item inventor
 		stale = true // somebody was faster in between: look again
 	}
 	if stale {
-		return nil, true, refused{error: reservation.ErrOverloaded, had: had}
+		return nil, true, refuse(reservation.ErrOverloaded)
 	}
 	if _, sold := item.Sum(); sold == item.Total {
-		return nil, false, refused{error: reservation.ErrSoldOut, had: had}
+		return nil, false, refuse(reservation.ErrSoldOut)
 	}
 	// The ledger may know units that no bucket of the gate shows: they are being given back, or are on
 	// their way from one bucket to another.
-	return nil, ledgered >= int64(req.Quantity), refused{error: reservation.ErrHeldOut, had: had}
+	return nil, ledgered >= int64(req.Quantity), refuse(reservation.ErrHeldOut)
 }
 
 // take asks one bucket; elsewhere are the units that the shopper has in others. A take whose answer was lost is withdrawn at once: it was never handed to the
-// ledger. If that fails too, the reaper finds it after its deadline.
+// ledger. It is astray all the same: the gate may get it after that. The reaper finds it after its deadline.
 func (a *Admission) take(ctx context.Context, sale inventory.Sale, b inventory.Bucket, req reservation.Request, qty, elsewhere int, note string, astray *bool) (inventory.Leg, inventory.Taken, error) {
 	now := a.clock()
 	t := inventory.Take{ID: id.New(now), Bucket: b.ID, Epoch: b.Epoch, User: req.User, Qty: qty, Deadline: now.Add(a.pending), Note: note}
@@ -210,13 +225,14 @@ func (a *Admission) take(ctx context.Context, sale inventory.Sale, b inventory.B
 	leg := inventory.Leg{Take: t.ID, Bucket: b.ID, Epoch: b.Epoch, Qty: qty}
 	taken, err := a.gate.Take(ctx, t)
 	if errors.Is(err, inventory.ErrUncertain) {
-		*astray = !a.giveBack(ctx, []inventory.Leg{leg}) || *astray
+		a.giveBack(ctx, []inventory.Leg{leg})
+		*astray = true
 	}
 	return leg, taken, err
 }
 
-// giveBack withdraws takes that were never handed to the ledger, and reports whether the gate has done it. It has not
-// when their deadline was over meanwhile and the reaper has them in hand.
+// giveBack withdraws takes that were never handed to the ledger, and reports whether the gate has done it. It has not when it
+// is away, or has given them to the reaper because their deadline was over meanwhile.
 func (a *Admission) giveBack(ctx context.Context, legs []inventory.Leg) bool {
 	if len(legs) == 0 {
 		return true
@@ -225,7 +241,7 @@ func (a *Admission) giveBack(ctx context.Context, legs []inventory.Leg) bool {
 	defer cancel()
 	all, err := a.gate.Withdraw(ctx, refs(legs))
 	if err != nil || !all {
-		a.log.WarnContext(ctx, "takes wait for the reaper", "bucket", legs[0].Bucket, "takes", len(legs), "error", err)
+		a.log.WarnContext(ctx, "takes that are not withdrawn wait for the reaper", "bucket", legs[0].Bucket, "takes", len(legs), "error", err)
 	}
 	return err == nil && all
 }
@@ -276,10 +292,9 @@ func newSaleCache(read SaleReader, clock func() time.Time, fresh time.Duration) 
 	return &saleCache{read: read, clock: clock, fresh: fresh, sales: map[id.ID]*cachedSale{}}
 }
 
-// get returns a sale, and whether its read began after the call. With must set it did: what an
-// operator was told is done counts. There is one read of a sale at a time, however many ask. unread
-// says that the last read has failed, and that the sale is as it was before.
-func (c *saleCache) get(ctx context.Context, sale id.ID, must bool) (_ inventory.Sale, current, unread bool, _ error) {
+// get returns a sale, and when it was read. With must set the read began after the call: what an
+// operator was told is done counts. There is one read of a sale at a time, however many ask.
+func (c *saleCache) get(ctx context.Context, sale id.ID, must bool) (inventory.Sale, reading, error) {
 	c.mu.Lock()
 	e := c.sales[sale]
 	if e == nil {
@@ -300,45 +315,52 @@ func (c *saleCache) get(ctx context.Context, sale id.ID, must bool) (_ inventory
 		age := c.clock().Sub(e.at)
 		fresh := must || age < c.fresh || e.err == nil && e.reading != nil && age < maxTermsAge
 		if e.ended >= need && fresh {
-			sale, current, unread, err := e.sale, e.ended >= next, e.unread, e.err
+			sale, from, err := e.sale, recent, e.err
+			switch {
+			case e.unread:
+				from = unread
+			case e.ended >= next:
+				from = current
+			case age >= c.fresh:
+				from = old
+			}
 			e.mu.Unlock()
-			return sale, current, unread, err
+			return sale, from, err
 		}
 		wait := e.reading
 		if wait == nil {
 			e.begun++
 			e.reading = make(chan struct{})
 			e.mu.Unlock()
-			s, unread, err := c.refresh(ctx, sale, e)
-			return s, true, unread, err
+			return c.refresh(ctx, sale, e)
 		}
 		e.mu.Unlock()
 		select {
 		case <-wait:
 		case <-ctx.Done():
-			return inventory.Sale{}, false, false, ctx.Err()
+			return inventory.Sale{}, unread, ctx.Err()
 		}
 		e.mu.Lock()
 	}
 }
 
-func (c *saleCache) refresh(ctx context.Context, sale id.ID, e *cachedSale) (_ inventory.Sale, unread bool, _ error) {
+func (c *saleCache) refresh(ctx context.Context, sale id.ID, e *cachedSale) (inventory.Sale, reading, error) {
 	// Others wait for this read: it must not end with one impatient caller.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
 	s, err := c.read.Sale(ctx, sale)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	now := c.clock()
+	now, from := c.clock(), current
 	switch {
 	case err == nil:
 		e.known = now
 	case !errors.Is(err, inventory.ErrUnknownSale) && !e.known.IsZero() && now.Sub(e.known) < maxUnread:
-		s, err, unread = e.sale, nil, true
+		s, err, from = e.sale, nil, unread
 	}
-	e.sale, e.err, e.at, e.unread = s, err, now, unread
+	e.sale, e.err, e.at, e.unread = s, err, now, from == unread
 	e.ended = e.begun
 	close(e.reading)
 	e.reading = nil
-	return s, unread, err
+	return s, from, err
 }

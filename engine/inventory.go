@@ -109,7 +109,7 @@ func (s *Inventory) decide(ctx context.Context, e transport.Envelope) (_ []trans
 			refusal = reservation.ErrOverloaded
 			if attempt < retakes {
 				var again inventory.Claim
-				if again, refusal = s.admission.Admit(ctx, claim.Request, e.TraceParent, d.Promised); refusal == nil {
+				if again, _, refusal = s.admission.Admit(ctx, claim.Request, e.TraceParent, d.Promised); refusal == nil {
 					claim = again
 					continue
 				}
@@ -119,6 +119,8 @@ func (s *Inventory) decide(ctx context.Context, e transport.Envelope) (_ []trans
 					return nil, shed(err)
 				case row != nil: // decided by another delivery: the ledger says how
 					continue
+				case undecided && !d.Promised: // whoever waits must not hear that nothing was done: an earlier request may win
+					return nil, fmt.Errorf("engine: reservation %s: %w", claim.Request.ID(), reservation.ErrInFlight)
 				case undecided:
 					refusal = reservation.ErrOverloaded
 				}

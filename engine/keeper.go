@@ -311,7 +311,9 @@ func (k *Keeper) look(ctx context.Context, items []inventory.ItemID) error {
 			k.hot[row.ID.Item] = now // what has just been opened may want balance
 			k.mu.Unlock()
 			reason, err := k.recover(ctx, row, levels[i])
-			opened[reason]++
+			if reason != "" {
+				opened[reason]++
+			}
 			note(row.ID, err)
 		case levels[i].Seq < row.CreditSeq:
 			note(row.ID, k.credit(ctx, row.ID, levels[i]))
@@ -400,6 +402,9 @@ func (k *Keeper) evacuate(ctx context.Context, row inventory.Bucket, gone map[in
 			heirs = append(heirs, shard)
 		}
 	}
+	if len(heirs) == 0 { // nobody gains by it, and what is accepted would be fenced
+		return nil
+	}
 	credited, err := k.books.Evacuate(ctx, row.ID, heirs)
 	if err != nil {
 		return err
@@ -458,7 +463,7 @@ func (k *Keeper) transfer(ctx context.Context, from, to inventory.Bucket, qty in
 const transferBound = 10 * time.Second
 
 // recover opens a bucket that the gate has lost or holds under another epoch: first the ledger
-// fences every take under the old epoch, then the gate gets what the ledger has left. Dying in
+// fences every take under the old epoch, then the gate gets what the ledger has left. No reason: another process does it. Dying in
 // between leaves the bucket closed, and the next pass begins again.
 func (k *Keeper) recover(ctx context.Context, row inventory.Bucket, level inventory.Level) (RecoveryReason, error) {
 	reason := RecoveryStale
@@ -468,7 +473,10 @@ func (k *Keeper) recover(ctx context.Context, row inventory.Bucket, level invent
 	case level.Epoch == 0:
 		reason = RecoveryEmpty
 	}
-	opened, users, err := k.books.Reopen(ctx, row.ID)
+	opened, users, err := k.books.Reopen(ctx, row.ID, row.Epoch)
+	if errors.Is(err, inventory.ErrFenced) {
+		return "", nil // another process opens it, and opened twice it would forget what is taken in between
+	}
 	if err != nil {
 		return reason, err
 	}

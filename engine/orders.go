@@ -131,7 +131,7 @@ func (s *Orders) AddItem(ctx context.Context, user, cart, sale id.ID, sku string
 
 func (s *Orders) price(ctx context.Context, sale id.ID, sku string) (money.Money, error) {
 	for must := false; ; must = true {
-		terms, current, _, err := s.sales.get(ctx, sale, must)
+		terms, from, err := s.sales.get(ctx, sale, must)
 		if err != nil && !errors.Is(err, inventory.ErrUnknownSale) {
 			return money.Money{}, err
 		}
@@ -140,8 +140,11 @@ func (s *Orders) price(ctx context.Context, sale id.ID, sku string) (money.Money
 				return item.UnitPrice, nil
 			}
 		}
-		if current { // else it may have been announced since
+		switch {
+		case from == current:
 			return money.Money{}, reservation.ErrUnknownItem
+		case must: // it may have been announced since the ledger has last answered
+			return money.Money{}, fmt.Errorf("engine: the terms of sale %s cannot be read", sale)
 		}
 	}
 }

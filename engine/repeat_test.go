@@ -13,6 +13,7 @@ import (
 	"flashsale/testenv/databases"
 	"flashsale/transport"
 	"flashsale/transport/inproc"
+	"fmt"
 	"log/slog"
 	"testing"
 	"time"
@@ -142,14 +143,16 @@ func TestGivenUpWhileDecided(t *testing.T) {
 // draw takes the units of a request at the gate, as a process does that then goes no further.
 func (d *desk) draw(req reservation.Request) inventory.Claim {
 	d.t.Helper()
-	claim, err := d.admission.Admit(d.t.Context(), req, "", true)
+	claim, _, err := d.admission.Admit(d.t.Context(), req, "", true)
 	must(d.t, err)
 	return claim
 }
 
 // deliver hands a promised claim to the inventory, as a queue does.
-func (d *desk) deliver(c inventory.Claim) (transport.Receipt, error) {
-	e := transport.Repeatable(inventory.EventRequested, transport.Reservation, c.Request.ID(), c.Legs[0].Take.String(), time.Now(), "", inventory.NewClaimData(c, true))
+func (d *desk) deliver(c inventory.Claim) (transport.Receipt, error) { return d.hand(c, true) }
+
+func (d *desk) hand(c inventory.Claim, promised bool) (transport.Receipt, error) {
+	e := transport.Repeatable(inventory.EventRequested, transport.Reservation, c.Request.ID(), c.Legs[0].Take.String(), time.Now(), "", inventory.NewClaimData(c, promised))
 	events, err := d.inventory.Handle(d.t.Context(), e)
 	return transport.Receipt{Decided: true, Events: events}, err
 }
@@ -189,6 +192,64 @@ func TestRepeatedWhileUndecided(t *testing.T) {
 	}
 }
 
+// blindfold is a gate that has lost sight of a shard.
+type blindfold struct {
+	engine.GateKeeper
+	shard int
+	why   error
+}
+
+func (g blindfold) Take(ctx context.Context, k inventory.Take) (inventory.Taken, error) {
+	if k.Bucket.Shard == g.shard {
+		return inventory.Taken{}, g.why
+	}
+	return g.GateKeeper.Take(ctx, k)
+}
+
+// silent is a ledger that cannot be read.
+type silent struct{ engine.LedgerReader }
+
+func (silent) Bound(context.Context, inventory.ItemID, id.ID) (int, error) {
+	return 0, errors.New("no answer")
+}
+
+// TestRepeatedWhileAShardIsAway: a reservation is found again although the shard that counted it cannot be asked; and where
+// the ledger cannot be asked either, nobody is told that nothing was done.
+func TestRepeatedWhileAShardIsAway(t *testing.T) {
+	t.Parallel()
+	for _, why := range []error{inventory.ErrClosed, inventory.ErrUnavailable} {
+		for shard := range 2 {
+			t.Run(fmt.Sprint(shard, why), func(t *testing.T) {
+				t.Parallel()
+				d := openDesk(t, 2, 2, 0)
+				for _, who := range []string{"ann", "bob"} {
+					if _, err := d.reserve.Reserve(t.Context(), d.request(who, "k"), ""); err != nil {
+						t.Fatal(err)
+					}
+				}
+				log := slog.New(slog.DiscardHandler)
+				admission := engine.NewAdmission(blindfold{d.gate, shard, why}, d.ledger, time.Now, noWait, time.Minute, time.Millisecond, log)
+				ask := func(read engine.LedgerReader, who string) (engine.Outcome, error) {
+					r := engine.NewReservations(admission, engine.NewFlow(inproc.New(), time.Second, log), read, open(), false, time.Now, log)
+					defer r.Close()
+					return r.Reserve(t.Context(), d.request(who, "k"), "")
+				}
+				for _, who := range []string{"ann", "bob"} {
+					if out, err := ask(d.ledger, who); err != nil || !out.Replayed || out.Reservation.State != reservation.Held {
+						t.Errorf("%s again: %+v, %v", who, out, err)
+					}
+					if _, err := ask(silent{d.ledger}, who); !errors.Is(err, reservation.ErrUncertain) {
+						t.Errorf("%s again, without the ledger: %v", who, err)
+					}
+				}
+				if _, err := ask(d.ledger, "eve"); !errors.Is(err, reservation.ErrHeldOut) {
+					t.Errorf("somebody else: %v", err)
+				}
+			})
+		}
+	}
+}
+
 // TestPromiseIsNotRefusedByItsTwin: an accepted request lies in the queue while the gate loses its
 // memory; the shopper repeats it and draws again. The first delivery, fenced, must not be refused
 // because the second one's units are in the gate.
@@ -204,12 +265,15 @@ func TestPromiseIsNotRefusedByItsTwin(t *testing.T) {
 			req := d.request("ann", "k")
 			first := d.draw(req)
 			b := inventory.BucketID{Item: d.item}
-			row, users, err := d.ledger.Reopen(t.Context(), b)
+			row, users, err := d.ledger.Reopen(t.Context(), b, first.Legs[0].Epoch)
 			must(t, err)
 			must(t, d.gate.Install(t.Context(), b, inventory.Level{Epoch: row.Epoch, Available: row.Available(), Seq: row.CreditSeq}, users))
 			second := d.draw(req)
 			if _, err := d.deliver(first); !errors.Is(err, transport.ErrOverloaded) {
 				t.Fatalf("the first delivery, with its twin undecided: %v", err)
+			}
+			if _, err := d.hand(first, false); err == nil || transport.NothingHandled(err) { // whoever waits for it may yet win by the twin
+				t.Fatalf("the first call, with its twin undecided: %v", err)
 			}
 			for _, c := range []inventory.Claim{second, first} {
 				r, err := d.deliver(c)

@@ -68,7 +68,7 @@ func (r *Reservations) Reserve(ctx context.Context, req reservation.Request, tra
 	if !r.throttle.Enter() {
 		return Outcome{}, reservation.ErrOverloaded
 	}
-	claim, err := r.admission.Admit(ctx, req, trace, r.promise)
+	claim, astray, err := r.admission.Admit(ctx, req, trace, r.promise)
 	if err != nil {
 		return r.replay(ctx, req, err)
 	}
@@ -78,7 +78,7 @@ func (r *Reservations) Reserve(ctx context.Context, req reservation.Request, tra
 	receipt, err := r.flow.Dispatch(ctx, e)
 	switch {
 	case err != nil && transport.NothingHandled(err):
-		if !r.admission.giveBack(ctx, claim.Legs) && r.promise { // the gate still has the request
+		if gone := r.admission.giveBack(ctx, claim.Legs); r.promise && (!gone || astray) { // the gate may still have the request
 			return Outcome{}, reservation.ErrUncertain
 		}
 		return Outcome{}, reservation.ErrOverloaded
@@ -114,13 +114,13 @@ func outcome(receipt transport.Receipt, yes, no string) (Outcome, error) {
 	return Outcome{}, reservation.ErrUncertain
 }
 
-// doubt looks again at a refusal by the gate when the gate remembers the shopper with units: they
-// may be those of this very request, sent before. It returns the request's row if there is one, or
-// whether units of the shopper are on their way to the ledger. Losers have none, so they never reach
-// the ledger.
+// doubt looks again at a refusal by the gate when the gate remembers the shopper with units, or could not be asked about all
+// of them: they may be those of this very request, sent before. It returns the request's row if there is one, or
+// whether units of the shopper are on their way to the ledger. Losers have none, so while every shard answers they never
+// reach the ledger.
 func doubt(ctx context.Context, read ReservationReader, req reservation.Request, refusal error) (row *reservation.Reservation, undecided bool, err error) {
 	var known refused
-	if !errors.As(refusal, &known) || known.had == 0 && !known.late {
+	if !errors.As(refusal, &known) || known.had == 0 && !known.late && !known.blind {
 		return nil, false, nil
 	}
 	// In this order: what is committed between the two reads is seen by the second.
@@ -144,7 +144,7 @@ func (r *Reservations) replay(ctx context.Context, req reservation.Request, refu
 	switch {
 	case err != nil:
 		r.log.WarnContext(ctx, "a repeated request cannot be looked up", "reservation", req.ID(), "error", err)
-		return Outcome{}, reservation.ErrOverloaded
+		return Outcome{}, reservation.ErrUncertain
 	case undecided:
 		return Outcome{}, reservation.ErrInFlight
 	case row == nil:

@@ -223,9 +223,9 @@ func (l failingLedger) Transfer(ctx context.Context, t inventory.Transfer) (inve
 }
 
 // Reopen implements inventory.Books.
-func (l failingLedger) Reopen(ctx context.Context, b inventory.BucketID) (row inventory.Bucket, users map[id.ID]int, err error) {
+func (l failingLedger) Reopen(ctx context.Context, b inventory.BucketID, from int64) (row inventory.Bucket, users map[id.ID]int, err error) {
 	err = l.s.done("ledger.reopen", func() error {
-		row, users, err = l.ledgerStore.Reopen(ctx, b)
+		row, users, err = l.ledgerStore.Reopen(ctx, b, from)
 		return err
 	})
 	return row, users, err

@@ -2,6 +2,7 @@ package enginesim
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flashsale/catalog"
 	"flashsale/engine"
@@ -187,6 +188,18 @@ func (c *client) nothing() {
 	}
 	if row := w.ledger.reservations[rid]; row != nil && row.State != reservation.Refused {
 		w.fail("%s's %s was told that nothing is reserved, and it is %s", c.name, short(rid), row.State)
+	}
+	for _, s := range w.gate.shards {
+		for _, b := range s.buckets {
+			for _, p := range b.pending {
+				var note struct {
+					Key string `json:"k"`
+				}
+				if b.run == s.run && json.Unmarshal([]byte(p.Note), &note) == nil && p.User == c.req.User && note.Key == c.req.Key {
+					w.fail("%s's %s was told that nothing is reserved, and a take of it is at the gate", c.name, short(rid))
+				}
+			}
+		}
 	}
 	for _, m := range w.queue {
 		if m.envelope.Subject == rid && m.envelope.Type == inventory.EventRequested {

@@ -426,12 +426,12 @@ func (l *ledger) Buckets(_ context.Context, of []inventory.ItemID) ([]inventory.
 }
 
 // Reopen implements inventory.Books.
-func (l *ledger) Reopen(_ context.Context, b inventory.BucketID) (inventory.Bucket, map[id.ID]int, error) {
+func (l *ledger) Reopen(_ context.Context, b inventory.BucketID, from int64) (inventory.Bucket, map[id.ID]int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	row := l.buckets[b]
-	if row == nil {
-		return inventory.Bucket{}, nil, inventory.ErrUnknownSale
+	if row == nil || row.Epoch != from {
+		return inventory.Bucket{}, nil, inventory.ErrFenced
 	}
 	row.Epoch++
 	users := map[id.ID]int{}

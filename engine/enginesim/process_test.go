@@ -287,6 +287,7 @@ func (g gateOf) Abort(ctx context.Context, takes []inventory.TakeRef) error {
 
 // Withdraw implements inventory.Gate.
 func (g gateOf) Withdraw(ctx context.Context, takes []inventory.TakeRef) (all bool, err error) {
+	all = len(takes) == 0
 	err = g.conclude(ctx, "gate.withdraw", takes, func(ctx context.Context, here []inventory.TakeRef) (err error) {
 		all, err = g.p.w.gate.Withdraw(ctx, here)
 		g.p.w.saw(fmt.Sprintf("withdrawn: %v", all))
@@ -470,10 +471,14 @@ type opened struct {
 }
 
 // Reopen implements inventory.Books.
-func (l ledgerOf) Reopen(ctx context.Context, b inventory.BucketID) (inventory.Bucket, map[id.ID]int, error) {
+func (l ledgerOf) Reopen(ctx context.Context, b inventory.BucketID, from int64) (inventory.Bucket, map[id.ID]int, error) {
 	o, err := do(ctx, l.p.w, l.p, fmt.Sprintf("ledger.reopen %d", b.Shard), storeSilence, func() (opened, error) {
-		l.p.w.saw("a bucket is opened again")
-		row, users, err := l.p.w.ledger.Reopen(ctx, b)
+		row, users, err := l.p.w.ledger.Reopen(ctx, b, from)
+		if err == nil {
+			l.p.w.saw("a bucket is opened again")
+		} else {
+			l.p.w.saw("a bucket is opened by another")
+		}
 		return opened{row, users}, err
 	})
 	return o.row, o.users, err

@@ -78,7 +78,7 @@ func coverage(t *testing.T, seen map[string]int) {
 		return
 	}
 	for _, what := range []string{
-		"a bucket is opened again", "a process dies", "units are evacuated", "transfer: committed", "transfer: aborted",
+		"a bucket is opened again", "a bucket is opened by another", "a process dies", "units are evacuated", "transfer: committed", "transfer: aborted",
 		"a call: answer lost", "a call: done twice", "a call: late", "a call: lost", "a publisher without a connection",
 		"lost by the queue: " + inventory.EventRequested, "lost by the queue: " + inventory.EventPaid, "lost by the queue: " + inventory.EventReleased,
 		"lost by the queue: " + payment.EventCaptured, "lost by the queue: " + payment.EventDeclined,

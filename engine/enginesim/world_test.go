@@ -602,6 +602,10 @@ func (w *world) quiet() string {
 		switch p.State {
 		case payment.Requested, payment.Charging, payment.Unknown, payment.Refunding:
 			return "a payment is still " + string(p.State)
+		case payment.Refunded:
+			if r := w.ledger.reservations[p.Order]; r != nil && r.Payment == p.ID && r.State == reservation.Paid {
+				return "the ledger has not heard of a refund"
+			}
 		}
 	}
 	for _, b := range w.ledger.order {

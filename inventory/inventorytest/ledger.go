@@ -289,7 +289,11 @@ func ledgerFences(t *testing.T, b *book) {
 	b.held(item, 0, 1, 1)
 	gone := b.held(item, 0, 2, 1)
 	b.move(inventory.Move{Kind: reservation.MoveCancel, Reservation: gone.ID})
-	row, users, err := b.Reopen(t.Context(), bucket)
+	for _, other := range []int64{0, 2} {
+		_, _, err := b.Reopen(t.Context(), bucket, other)
+		wantErr(t, err, inventory.ErrFenced)
+	}
+	row, users, err := b.Reopen(t.Context(), bucket, 1)
 	must(t, err)
 	if row.Epoch != 2 || row.Available() != 7 || row.CreditSeq != 1 || len(users) != 1 || users[user(1)] != 3 {
 		t.Fatalf("reopened %+v, shoppers %v", row, users)
@@ -700,8 +704,8 @@ func ledgerNothing(t *testing.T, b *book) {
 	_, err = b.Sale(t.Context(), id.Derive("none"))
 	wantErr(t, err, inventory.ErrUnknownSale)
 	wantErr(t, b.SetStatus(t.Context(), inventory.Sale{ID: id.Derive("none"), Status: inventory.Open, Revision: 9}), inventory.ErrUnknownSale)
-	_, _, err = b.Reopen(t.Context(), inventory.BucketID{Item: inventory.ItemID{Sale: id.Derive("none"), SKU: "A"}})
-	wantErr(t, err, inventory.ErrUnknownSale)
+	_, _, err = b.Reopen(t.Context(), inventory.BucketID{Item: inventory.ItemID{Sale: id.Derive("none"), SKU: "A"}}, 1)
+	wantErr(t, err, inventory.ErrFenced)
 	a := b.move(inventory.Move{Kind: reservation.MoveCancel, Reservation: id.Derive("none")})
 	wantErr(t, a.Err, reservation.ErrNotFound)
 	if a.Event.Type != "" {

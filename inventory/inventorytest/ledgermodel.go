@@ -390,9 +390,9 @@ func (m *ledgerModel) raise(id inventory.BucketID) {
 	m.buckets[id] = b
 }
 
-func (m *ledgerModel) reopen(of inventory.BucketID) (inventory.Bucket, map[id.ID]int, error) {
-	if _, ok := m.buckets[of]; !ok {
-		return inventory.Bucket{}, nil, inventory.ErrUnknownSale
+func (m *ledgerModel) reopen(of inventory.BucketID, from int64) (inventory.Bucket, map[id.ID]int, error) {
+	if row, ok := m.buckets[of]; !ok || row.Epoch != from {
+		return inventory.Bucket{}, nil, inventory.ErrFenced
 	}
 	m.raise(of)
 	users := map[id.ID]int{}

@@ -227,8 +227,12 @@ func (s *sequence) step() {
 		s.sameBuckets(op, got, want)
 	case "reopen":
 		b := inventory.BucketID{Item: s.item(), Shard: s.shard("bucket")}
-		got, users, err := s.ledger.Reopen(s.ctx, b)
-		want, wantUsers, wantError := s.model.reopen(b)
+		from := s.model.buckets[b].Epoch
+		if s.int("other", 0, 3) == 0 {
+			from++
+		}
+		got, users, err := s.ledger.Reopen(s.ctx, b, from)
+		want, wantUsers, wantError := s.model.reopen(b, from)
 		s.sameError(op, err, wantError)
 		if err == nil && (got != want || !maps.Equal(users, wantUsers)) {
 			s.Fatalf("reopened %+v with %v; the model says %+v with %v", got, users, want, wantUsers)

@@ -38,13 +38,13 @@ func (l *Ledger) Buckets(ctx context.Context, of []inventory.ItemID) ([]inventor
 
 // Reopen implements inventory.Books. The row lock comes before the reads: no commit under the old
 // epoch can slip in between.
-func (l *Ledger) Reopen(ctx context.Context, bucket inventory.BucketID) (inventory.Bucket, map[id.ID]int, error) {
+func (l *Ledger) Reopen(ctx context.Context, bucket inventory.BucketID, from int64) (inventory.Bucket, map[id.ID]int, error) {
 	b := inventory.Bucket{ID: bucket}
 	var users map[id.ID]int
 	err := l.run(ctx, "reopen", func(tx pgx.Tx) error {
 		users = map[id.ID]int{}
-		err := tx.QueryRow(ctx, `UPDATE bucket SET epoch = epoch + 1 WHERE sale = $1 AND sku = $2 AND shard = $3
-			RETURNING epoch, granted, held, sold, credit_seq`, bucket.Item.Sale, bucket.Item.SKU, bucket.Shard).
+		err := tx.QueryRow(ctx, `UPDATE bucket SET epoch = epoch + 1 WHERE sale = $1 AND sku = $2 AND shard = $3 AND epoch = $4
+			RETURNING epoch, granted, held, sold, credit_seq`, bucket.Item.Sale, bucket.Item.SKU, bucket.Shard, from).
 			Scan(&b.Epoch, &b.Granted, &b.Held, &b.Sold, &b.CreditSeq)
 		if err != nil || b.Held+b.Sold == 0 { // nobody has anything in it
 			return err
@@ -65,7 +65,7 @@ func (l *Ledger) Reopen(ctx context.Context, bucket inventory.BucketID) (invento
 		return err
 	})
 	if errors.Is(err, pgx.ErrNoRows) {
-		return b, nil, inventory.ErrUnknownSale
+		return b, nil, inventory.ErrFenced
 	}
 	return b, users, err
 }

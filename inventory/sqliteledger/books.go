@@ -51,13 +51,13 @@ func (l *Ledger) buckets(ctx context.Context, which string, args ...any) ([]inve
 }
 
 // Reopen implements inventory.Books.
-func (l *Ledger) Reopen(ctx context.Context, bucket inventory.BucketID) (inventory.Bucket, map[id.ID]int, error) {
+func (l *Ledger) Reopen(ctx context.Context, bucket inventory.BucketID, from int64) (inventory.Bucket, map[id.ID]int, error) {
 	b := inventory.Bucket{ID: bucket}
 	users := map[id.ID]int{}
 	err := l.db.Tx(ctx, func(tx *sql.Tx) error {
 		clear(users)
-		err := tx.QueryRowContext(ctx, `UPDATE bucket SET epoch = epoch + 1 WHERE sale = ? AND sku = ? AND shard = ?
-			RETURNING epoch, granted, held, sold, credit_seq`, bucket.Item.Sale[:], bucket.Item.SKU, bucket.Shard).
+		err := tx.QueryRowContext(ctx, `UPDATE bucket SET epoch = epoch + 1 WHERE sale = ? AND sku = ? AND shard = ? AND epoch = ?
+			RETURNING epoch, granted, held, sold, credit_seq`, bucket.Item.Sale[:], bucket.Item.SKU, bucket.Shard, from).
 			Scan(&b.Epoch, &b.Granted, &b.Held, &b.Sold, &b.CreditSeq)
 		if err != nil || b.Held+b.Sold == 0 { // nobody has anything in it
 			return err
@@ -80,7 +80,7 @@ func (l *Ledger) Reopen(ctx context.Context, bucket inventory.BucketID) (invento
 		return rows.Err()
 	})
 	if errors.Is(err, sql.ErrNoRows) {
-		return b, nil, inventory.ErrUnknownSale
+		return b, nil, inventory.ErrFenced
 	}
 	if err != nil {
 		return b, nil, fmt.Errorf("ledger: reopen: %w", err)
