@@ -70,8 +70,11 @@ func (a *Admission) Admit(ctx context.Context, req reservation.Request, trace st
 	}
 	claim, astray, err = a.admit(ctx, req, trace, note)
 	astray = astray && promised
-	if err != nil && astray {
-		err = reservation.ErrUncertain
+	if err != nil && astray { // what is known of the shopper goes along: he may be repeating what the ledger has
+		known := refused{blind: true}
+		_ = errors.As(err, &known)
+		known.error = reservation.ErrUncertain
+		err = known
 	}
 	return claim, astray, err
 }
@@ -97,7 +100,7 @@ func (a *Admission) admit(ctx context.Context, req reservation.Request, trace, n
 		if err != nil {
 			return inventory.Claim{}, astray, err
 		}
-		legs, stale, err := a.draw(ctx, sale, item, req, from == current, note, &astray)
+		legs, stale, err := a.draw(ctx, sale, item, req, from == current || attempt > 0, note, &astray)
 		if err == nil {
 			return inventory.Claim{Request: req, Legs: legs, TraceParent: trace}, astray, nil
 		}
@@ -140,8 +143,8 @@ func (a *Admission) check(sale inventory.Sale, req reservation.Request) (invento
 	return inventory.Item{}, reservation.ErrUnknownItem
 }
 
-// draw takes the units. stale says that a bucket could not be asked, so that the refusal is not
-// the whole truth.
+// draw takes the units. current says that the terms are as new as they get. stale says that a bucket could not be asked, so
+// that the refusal is not the whole truth.
 func (a *Admission) draw(ctx context.Context, sale inventory.Sale, item inventory.Item, req reservation.Request, current bool, note string, astray *bool) (legs []inventory.Leg, stale bool, err error) {
 	n := len(item.Buckets)
 	if n == 0 {

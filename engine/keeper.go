@@ -250,7 +250,8 @@ func (k *Keeper) RunOnce(ctx context.Context) error {
 	return err
 }
 
-// Open looks at items at once: when it returns their buckets are at the gate, and evened out. Units
+// Open looks at items at once: when it returns their buckets are at the gate, by this process or another that is at it, and
+// evened out. Units
 // on their way from one bucket to another are nowhere to be had for a moment, so new ones had better
 // arrive before shoppers do.
 func (k *Keeper) Open(ctx context.Context, items []inventory.ItemID) error {
@@ -475,7 +476,7 @@ func (k *Keeper) recover(ctx context.Context, row inventory.Bucket, level invent
 	}
 	opened, users, err := k.books.Reopen(ctx, row.ID, row.Epoch)
 	if errors.Is(err, inventory.ErrFenced) {
-		return "", nil // another process opens it, and opened twice it would forget what is taken in between
+		return "", nil // another process has opened it, and opened twice it would forget what is taken in between
 	}
 	if err != nil {
 		return reason, err

@@ -144,7 +144,7 @@ func (s *Orders) price(ctx context.Context, sale id.ID, sku string) (money.Money
 		case from == current:
 			return money.Money{}, reservation.ErrUnknownItem
 		case must: // it may have been announced since the ledger has last answered
-			return money.Money{}, fmt.Errorf("engine: the terms of sale %s cannot be read", sale)
+			return money.Money{}, fmt.Errorf("%w: the terms of sale %s cannot be read", transport.ErrUnavailable, sale)
 		}
 	}
 }

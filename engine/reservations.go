@@ -124,9 +124,12 @@ func doubt(ctx context.Context, read ReservationReader, req reservation.Request,
 		return nil, false, nil
 	}
 	// In this order: what is committed between the two reads is seen by the second.
-	bound, err := read.Bound(ctx, inventory.ItemID{Sale: req.Sale, SKU: req.SKU}, req.User)
-	if err != nil {
-		return nil, false, err
+	bound := 0
+	if known.had > 0 {
+		bound, err = read.Bound(ctx, inventory.ItemID{Sale: req.Sale, SKU: req.SKU}, req.User)
+		if err != nil {
+			return nil, false, err
+		}
 	}
 	r, err := read.Find(ctx, req.ID())
 	switch {
@@ -145,8 +148,12 @@ func (r *Reservations) replay(ctx context.Context, req reservation.Request, refu
 	case err != nil:
 		r.log.WarnContext(ctx, "a repeated request cannot be looked up", "reservation", req.ID(), "error", err)
 		return Outcome{}, reservation.ErrUncertain
+	case undecided && errors.Is(refusal, reservation.ErrUncertain): // by a take of its own
+		return Outcome{}, reservation.ErrUncertain
 	case undecided:
 		return Outcome{}, reservation.ErrInFlight
+	case row == nil && shaded(refusal): // an earlier request may have units where nobody could look
+		return Outcome{}, reservation.ErrUncertain
 	case row == nil:
 		return Outcome{}, plain(refusal)
 	case row.Fingerprint != req.Fingerprint():
@@ -155,6 +162,12 @@ func (r *Reservations) replay(ctx context.Context, req reservation.Request, refu
 		return Outcome{}, reservation.Refusal(row.Reason)
 	}
 	return Outcome{Reservation: *row, Decided: true, Replayed: true}, nil
+}
+
+// shaded reports whether a refusal says no more than that a bucket which has units could not be asked.
+func shaded(err error) bool {
+	var known refused
+	return errors.As(err, &known) && known.blind && errors.Is(err, reservation.ErrOverloaded)
 }
 
 // plain takes the refusal out of its wrapping.

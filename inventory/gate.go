@@ -8,7 +8,7 @@ import (
 
 // Take asks the gate for units of one bucket.
 type Take struct {
-	ID       id.ID // fresh for every take, repeated by network retries
+	ID       id.ID // fresh for every take
 	Bucket   BucketID
 	Epoch    int64
 	User     id.ID
@@ -39,8 +39,8 @@ type TakeRef struct {
 // Gate hands out units before the ledger has said yes. It is disposable: whatever it forgets is
 // rebuilt from the ledger under a new epoch.
 //
-// Every call is atomic per bucket and safe to repeat with the same arguments until it is answered. What the network still has
-// of it then does nothing when it arrives, however late. An empty, restarted or replaced shard is closed, never zero.
+// Every call is atomic per bucket and may be repeated with the same arguments. What a call itself had sent again does
+// nothing when it arrives after the call was answered, however late. An empty, restarted or replaced shard is closed, never zero.
 type Gate interface {
 	// Take decrements the bucket and records the take as pending. A take whose id is pending already
 	// is answered the same again. Refusals: ErrShort and reservation.ErrLimitReached (both with

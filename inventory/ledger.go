@@ -75,7 +75,7 @@ type Books interface {
 	Buckets(ctx context.Context, of []ItemID) ([]Bucket, error)
 	// Reopen raises the epoch of a bucket from the one that it was seen with, and returns the row as it then is, with
 	// the units that each shopper has in it; takes under older epochs are fenced from here on. ErrFenced: it has another
-	// epoch, so somebody else is opening it, or it is not there.
+	// epoch, so somebody else has opened or evacuated it, or it is not there.
 	Reopen(ctx context.Context, b BucketID, from int64) (Bucket, map[id.ID]int, error)
 	// Credits returns up to limit credits of a bucket numbered above after, in order.
 	Credits(ctx context.Context, b BucketID, after int64, limit int) ([]Credit, error)

@@ -63,7 +63,7 @@ type weather struct {
 	crash, wipe, stale, away int // of steps
 	jump                     int // of steps: time leaps ahead, and whatever was under way is late
 	delay                    int // of messages: they take seconds, not a moment
-	slow                     int // of the choices of a commit: another call goes first
+	slow                     int // of the choices of a commit: another call goes first; a fourth of it of transfers: they hang for many seconds
 	redeliver                int // of messages
 	forget                   int // of steps: the queue loses every message in it
 	stuck                    int // of publications: they wait for seconds, and are not made
@@ -100,13 +100,15 @@ func newWeather(rng *rand.Rand) weather {
 
 // call is a call to an adapter that waits for the scheduler.
 type call struct {
-	key     string
-	step    int
-	proc    *process // nil for a client's
-	faulty  bool
-	commits bool // hands claims to the ledger
-	run     func(fate) error
-	resume  chan struct{}
+	key       string
+	step      int
+	proc      *process // nil for a client's
+	faulty    bool
+	commits   bool      // hands claims to the ledger
+	transfers bool      // moves units from one bucket to another
+	until     time.Time // a transfer hangs
+	run       func(fate) error
+	resume    chan struct{}
 }
 
 // ghost is a call whose caller has given up and that will still take effect.
@@ -144,7 +146,7 @@ var errLost = errors.New("sim: the connection was lost")
 func do[T any](ctx context.Context, w *world, p *process, what string, silent func(certain bool) error, effect func() (T, error)) (T, error) {
 	var out, none T
 	var err error
-	c := &call{key: who(ctx).name + " " + what, proc: p, faulty: silent != nil, commits: strings.HasPrefix(what, "ledger.commit"), resume: make(chan struct{})}
+	c := &call{key: who(ctx).name + " " + what, proc: p, faulty: silent != nil, commits: strings.HasPrefix(what, "ledger.commit"), transfers: strings.HasPrefix(what, "ledger.transfer"), resume: make(chan struct{})}
 	if p != nil {
 		c.key = p.name + " " + c.key
 	}
@@ -316,6 +318,10 @@ func (w *world) act() {
 	if i < len(w.turn) && w.turn[i].commits && !w.calm && w.chance(w.weather.slow) {
 		i = w.rng.IntN(n)
 	}
+	if i < len(w.turn) && w.hangs(w.turn[i]) {
+		w.advance()
+		return
+	}
 	switch {
 	case i < len(w.turn):
 		w.release(w.turn[i], w.fate(w.turn[i]))
@@ -329,6 +335,18 @@ func (w *world) act() {
 		g.run()
 		w.look()
 	}
+}
+
+// hangs reports whether a transfer waits for longer than its take may: whoever makes it was stopped, or the network was.
+func (w *world) hangs(c *call) bool {
+	if w.calm || !c.transfers || !c.until.IsZero() {
+		return time.Now().Before(c.until)
+	}
+	c.until = time.Now()
+	if w.chance(w.weather.slow / 4) {
+		c.until = c.until.Add(time.Duration(8+w.rng.IntN(10)) * time.Second)
+	}
+	return time.Now().Before(c.until)
 }
 
 // advance moves time; loops and patience wake up on the way.

@@ -69,9 +69,10 @@ type shard struct {
 	url    string // redacted
 	client *redis.Client
 	takes  *groupcommit.Group[inventory.Take, answer]
-	sent   atomic.Int64 // groups of takes, those sent again counted again
 	set    atomic.Pointer[scriptSet]
 	mu     sync.Mutex // one reload at a time
+
+	sendings atomic.Int64 // pipelines, those sent again counted again
 }
 
 // scriptSet are the scripts made for one run of a server.
@@ -171,26 +172,26 @@ func (s *shard) info(ctx context.Context) (map[string]string, error) {
 }
 
 // load makes the scripts for the server's present run and puts them in its cache.
-func (s *shard) load(ctx context.Context) (*scriptSet, error) {
+func (s *shard) load(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	info, err := s.info(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	set := &scriptSet{run: info["run_id"], sha: map[string]string{}, text: map[string]string{}}
 	if len(set.run) != 40 {
-		return nil, fmt.Errorf("redisstock: %s has no run id", s.url)
+		return fmt.Errorf("redisstock: %s has no run id", s.url)
 	}
 	files, err := scripts.ReadDir("scripts")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	pipe := s.client.Pipeline()
 	for _, f := range files {
 		b, err := scripts.ReadFile("scripts/" + f.Name())
 		if err != nil {
-			return nil, err
+			return err
 		}
 		name := strings.TrimSuffix(f.Name(), ".lua")
 		set.text[name] = "local RUN = '" + set.run + "'\n" + string(b)
@@ -198,10 +199,10 @@ func (s *shard) load(ctx context.Context) (*scriptSet, error) {
 		pipe.ScriptLoad(ctx, set.text[name])
 	}
 	if _, err := pipe.Exec(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	s.set.Store(set)
-	return set, nil
+	return nil
 }
 
 // call is one script with its keys and arguments.
@@ -212,49 +213,52 @@ type call struct {
 }
 
 // run sends calls in one pipeline and returns their commands. A call that met a server without the
-// script is sent again once, with scripts made for the server's present run; after a broken
-// connection all are sent again once, for every script is safe to run twice. A server that has no scripts after something
-// was sent is another run, and what the first one did is gone with it: that is not sent again. The error, if any, is
+// script is sent again, with scripts made for the server's present run; after a broken connection all
+// are sent again, for every script is safe to run twice in one run of the server. In the next one nothing is left of
+// what the first sending did, and what it was told may be out of date: that is not sent again. The error, if any, is
 // ErrUnavailable when nothing can have run, and ErrUncertain otherwise.
 func (s *shard) run(ctx context.Context, timeout time.Duration, calls []call) ([]*redis.Cmd, error) {
 	ctx, cancel := context.WithTimeout(ctx, 4*timeout)
 	defer cancel()
-	sent := false
+	var sent *scriptSet // with which some of it may have run
 	for attempt := 0; ; attempt++ {
-		cmds, ran, err := s.once(ctx, calls, sent)
+		set := s.set.Load() // others load it, too
+		if sent != nil && sent.run != set.run {
+			return nil, lost(true, errors.New("redisstock: the server has restarted"))
+		}
+		cmds, ran, err := s.once(ctx, set, calls, sent != nil)
 		switch {
 		case err == nil:
 			return cmds, nil
-		case errors.Is(err, errNoScript) && sent:
-			return nil, lost(sent, err)
 		case errors.Is(err, errNoScript):
-			sent = ran
-			if _, lerr := s.load(ctx); lerr != nil {
-				return nil, lost(sent, lerr)
+			if ran {
+				sent = set
 			}
-		case neverSent(err) && !ran:
-			return nil, lost(sent, err)
+			if lerr := s.load(ctx); lerr != nil {
+				return nil, lost(sent != nil, lerr)
+			}
+		case neverSent(err):
+			return nil, lost(sent != nil, err)
 		default:
-			sent = true
+			sent = set
 		}
 		if attempt == 2 || ctx.Err() != nil {
-			return nil, lost(sent, err)
+			return nil, lost(sent != nil, err)
 		}
 	}
 }
 
 var errNoScript = errors.New("redisstock: the server has no such script")
 
-// once sends calls one time; again says that they may have run before. ran says that some may have run now, although there
-// is an error.
-func (s *shard) once(ctx context.Context, calls []call, again bool) (cmds []*redis.Cmd, ran bool, failed error) {
-	set := s.set.Load()
+// once sends calls one time; again says that they may have run before. Without an error each command has an answer, which may
+// be that the server has no memory for it. ran says beside errNoScript that some have run.
+func (s *shard) once(ctx context.Context, set *scriptSet, calls []call, again bool) (cmds []*redis.Cmd, ran bool, _ error) {
 	if set == nil {
 		return nil, false, errNoScript
 	}
 	pipe := s.client.Pipeline()
 	cmds = make([]*redis.Cmd, len(calls))
-	number := s.sent.Add(1)
+	number := s.sendings.Add(1)
 	for i, c := range calls {
 		if c.script == "take" {
 			c.args[argNumber], c.args[argAgain] = number, again
@@ -262,20 +266,29 @@ func (s *shard) once(ctx context.Context, calls []call, again bool) (cmds []*red
 		cmds[i] = pipe.EvalSha(ctx, set.sha[c.script], c.keys, c.args...)
 	}
 	_, _ = pipe.Exec(ctx) // each command has its own error
+	var missing bool
+	var refused, broken error
 	for _, c := range cmds {
 		switch err := c.Err(); {
-		case err == nil || errors.Is(err, redis.Nil):
+		case err == nil:
 			ran = true // those that did run are answered the same again
 		case redis.HasErrorPrefix(err, "NOSCRIPT"):
-			failed = errNoScript
+			missing = true
 		case neverSent(err):
-			failed = cmp.Or(failed, err)
+			refused = cmp.Or(refused, err)
 		default:
-			ran = true
-			failed = cmp.Or(failed, err)
+			broken = cmp.Or(broken, err)
 		}
 	}
-	return cmds, ran, failed
+	switch {
+	case broken != nil:
+		return nil, true, broken
+	case missing:
+		return nil, ran, errNoScript
+	case refused != nil && (!ran || again): // sent before, it may have run then
+		return nil, ran, refused
+	}
+	return cmds, ran, nil
 }
 
 // neverSent reports whether the error came before a byte was written.
@@ -365,7 +378,10 @@ func (g *Gate) takeGroup(ctx context.Context, s *shard, group []inventory.Take) 
 		var n []int64
 		cause := err
 		if cause == nil {
-			if n, cause = cmds[c].Int64Slice(); cause != nil || len(n) != 3*len(places) {
+			switch n, cause = cmds[c].Int64Slice(); {
+			case neverSent(cause): // this one of several scripts
+				cause = lost(false, cause)
+			case cause != nil || len(n) != 3*len(places):
 				cause = fmt.Errorf("%w: take answered %v", inventory.ErrUncertain, cmds[c].Val())
 			}
 		}

@@ -1,6 +1,8 @@
 package redisstock_test
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"flashsale/inventory"
 	"flashsale/inventory/redisstock"
@@ -8,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/url"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -18,8 +21,17 @@ import (
 // closed connection has not sent yet is sent by the kernel all the same.
 type lagging struct {
 	net.Listener
-	hold atomic.Bool
-	held chan func() // hands over what is held
+	hold atomic.Pointer[string] // what has this in it
+	held chan held
+}
+
+// next has the next sending held back that has a text in it.
+func (p *lagging) next(text string) { p.hold.Store(&text) }
+
+// held is a connection of which something is held back.
+type held struct {
+	deliver func() // hands it over, and waits until the server has done it
+	hangUp  func() // lets the program know that the connection is gone
 }
 
 func newLagging(t *testing.T, server string) *lagging {
@@ -28,7 +40,7 @@ func newLagging(t *testing.T, server string) *lagging {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &lagging{Listener: l, held: make(chan func(), 1)}
+	p := &lagging{Listener: l, held: make(chan held, 1)}
 	var wg sync.WaitGroup
 	t.Cleanup(func() { _ = l.Close(); wg.Wait() })
 	wg.Go(func() {
@@ -42,14 +54,14 @@ func newLagging(t *testing.T, server string) *lagging {
 				_ = in.Close()
 				continue
 			}
-			wg.Go(func() { p.pass(in, out) })
+			wg.Go(func() { p.pass(t.Context(), in, out) })
 		}
 	})
 	return p
 }
 
 // pass carries a connection. When something of it is held, nothing of what the server says passes any more.
-func (p *lagging) pass(in, out net.Conn) {
+func (p *lagging) pass(ctx context.Context, in, out net.Conn) {
 	var lost atomic.Bool
 	over := make(chan struct{}) // the server has hung up
 	go func() {
@@ -65,17 +77,23 @@ func (p *lagging) pass(in, out net.Conn) {
 		if err != nil {
 			break
 		}
-		if p.hold.CompareAndSwap(true, false) {
+		if text := p.hold.Load(); text != nil && bytes.Contains(buf[:n], []byte(*text)) && p.hold.CompareAndSwap(text, nil) {
 			lost.Store(true)
 			done := make(chan struct{})
-			p.held <- func() {
-				defer close(done)
-				_, _ = out.Write(buf[:n])
-				_ = out.(*net.TCPConn).CloseWrite()
-				<-over // it has done what it was told, and hangs up
+			p.held <- held{
+				deliver: func() {
+					defer close(done)
+					_, _ = out.Write(buf[:n])
+					_ = out.(*net.TCPConn).CloseWrite()
+					<-over // it has done what it was told, and hangs up
+				},
+				hangUp: func() { _ = in.Close() },
 			}
-			<-done
-			_, _ = io.Copy(io.Discard, in) // the program gives it up
+			select {
+			case <-done:
+				_, _ = io.Copy(io.Discard, in) // until the program gives it up
+			case <-ctx.Done():
+			}
 			break
 		}
 		if _, err := out.Write(buf[:n]); err != nil {
@@ -85,6 +103,18 @@ func (p *lagging) pass(in, out net.Conn) {
 	_ = out.Close()
 	<-over
 	_ = in.Close()
+}
+
+// first waits until something is held.
+func (p *lagging) first(t *testing.T) held {
+	t.Helper()
+	select {
+	case h := <-p.held:
+		return h
+	case <-time.After(20 * time.Second):
+		t.Fatal("nothing was sent")
+		return held{}
+	}
 }
 
 // unless writes until something is lost.
@@ -133,15 +163,23 @@ func TestLateCopy(t *testing.T) {
 			}
 			wantTake(t, g, take(b, 1), nil)
 			k := take(b, 1)
-			way.hold.Store(true)
-			wantTake(t, g, k, nil) // by its second sending
-			late := <-way.held
+			answer := make(chan error, 1)
+			way.next(k.ID.String())
+			go func() {
+				_, err := g.Take(t.Context(), k)
+				answer <- err
+			}()
+			first := way.first(t)
+			first.hangUp()
+			if err := <-answer; err != nil { // by its second sending
+				t.Fatal(err)
+			}
 			conclude(t, g, []inventory.TakeRef{{ID: k.ID, Bucket: b, Epoch: 1}})
 			before, err := direct.Levels(t.Context(), []inventory.BucketID{b})
 			if err != nil {
 				t.Fatal(err)
 			}
-			late()
+			first.deliver()
 			wantTake(t, g, take(b, 1), nil) // after it
 			after, err := direct.Levels(t.Context(), []inventory.BucketID{b})
 			want := before[0]
@@ -164,23 +202,79 @@ func TestInstallIsNotRepeatedInAnotherRun(t *testing.T) {
 	}
 	way := newLagging(t, at.Host)
 	at.Host = way.Addr().String()
-	g, err := redisstock.Open(t.Context(), []string{at.String()}, redisstock.Options{Timeout: 3 * time.Second})
+	g, err := redisstock.Open(t.Context(), []string{at.String()}, redisstock.Options{Timeout: 20 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(g.Close)
 	b := item(t)
 	wantTake(t, g, take(b, 1), inventory.ErrClosed) // the scripts are there
-	way.hold.Store(true)
+	way.next("load:")
 	answer := make(chan error, 1)
 	go func() { answer <- g.Install(t.Context(), b, inventory.Level{Epoch: 1, Available: 3}, nil) }()
-	late := <-way.held
-	late()
+	first := way.first(t)
+	first.deliver()
 	wantTake(t, open(t, r.URL()), take(b, 1), nil)
 	r.Kill()
 	r.Start()
+	for range 2 { // others go on with the new run, and load its scripts; a connection of the old one is met first
+		_, _ = g.Levels(t.Context(), []inventory.BucketID{item(t)})
+	}
+	first.hangUp()
 	if err := <-answer; !errors.Is(err, inventory.ErrUncertain) {
 		t.Errorf("installed: %v, want %v", err, inventory.ErrUncertain)
 	}
 	wantTake(t, g, take(b, 1), inventory.ErrClosed)
+}
+
+// TestLateAfterTheDeadline: of a take that was sent again nobody has heard. The first sending comes when it is overdue, and is
+// concluded from the gate; then the others come, and take nothing.
+func TestLateAfterTheDeadline(t *testing.T) {
+	t.Parallel()
+	at, err := url.Parse(testenv.StartRedis(t).URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	direct := open(t, at.String())
+	way := newLagging(t, at.Host)
+	at.Host = way.Addr().String()
+	g := open(t, at.String())
+	b := item(t)
+	if err := g.Install(t.Context(), b, inventory.Level{Epoch: 1, Available: 5}, nil); err != nil {
+		t.Fatal(err)
+	}
+	wantTake(t, g, take(b, 1), nil)
+	k := take(b, 1)
+	answer := make(chan error, 1)
+	way.next(k.ID.String())
+	go func() {
+		_, err := g.Take(t.Context(), k)
+		answer <- err
+	}()
+	var sent []held
+	for n := range 3 {
+		sent = append(sent, way.first(t))
+		if n < 2 {
+			way.next(k.ID.String())
+		}
+		sent[n].hangUp()
+	}
+	if err := <-answer; !errors.Is(err, inventory.ErrUncertain) {
+		t.Fatalf("take: %v, want %v", err, inventory.ErrUncertain)
+	}
+	sent[0].deliver()
+	due, err := direct.Overdue(t.Context(), b, k.Deadline, 10)
+	if err != nil || !slices.ContainsFunc(due, func(p inventory.Pending) bool { return p.ID == k.ID }) {
+		t.Fatalf("overdue: %v, %v", due, err)
+	}
+	if err := direct.Settle(t.Context(), []inventory.TakeRef{{ID: k.ID, Bucket: b, Epoch: 1}}); err != nil {
+		t.Fatal(err)
+	}
+	for _, late := range sent[1:] {
+		late.deliver()
+	}
+	levels, err := direct.Levels(t.Context(), []inventory.BucketID{b})
+	if want := (inventory.Level{Epoch: 1, Available: 3, Pending: 1}); err != nil || levels[0] != want {
+		t.Errorf("%+v, %v; want %+v", levels, err, want)
+	}
 }

@@ -1,5 +1,5 @@
 -- List pending takes whose deadline is over, those handed over before and the most overdue first, and note that they are
--- handed over: their deadlines among the due are moved below zero, in the same order.
+-- handed over: their deadlines among the due are moved below zero, in the same order, and the bucket knows until when.
 -- KEYS  1 meta  2 pending  3 due
 -- ARGV  1 now, ms  2 limit
 -- Answer {epoch, take, record, take, record …}; {0} when the bucket is closed. Safe to run twice: what is handed over stays so.
@@ -27,5 +27,7 @@ end
 if #moved > 0 then
   redis.call('ZREM', KEYS[3], '') -- a server without memory refuses ZADD, unless the script has written: then it can give units back
   redis.call('ZADD', KEYS[3], unpack(moved))
+  local late = redis.call('HGET', KEYS[1], 'late')
+  if not late or tonumber(late) < tonumber(ARGV[1]) then redis.call('HSET', KEYS[1], 'late', ARGV[1]) end
 end
 return out

@@ -4,9 +4,10 @@
 --       then for each take: take, user, quantity, limit per shopper (0 none), deadline, ms, note
 -- Answer for each take {code, units the shopper had, available}, flat: 0 taken, 1 short, 2 limit, 3 fenced, 4 closed, 5 overtaken.
 -- Safe to run twice: a take that is pending is answered the same again. Of a group that is sent again the first sending may
--- come last, long after its takes were answered, settled and forgotten: it is overtaken, and does nothing.
--- Everything is checked before the first write, because a script that fails half-way is not rolled back.
-local m = redis.call('HMGET', KEYS[1], 'run', 'epoch', 'avail')
+-- come last, long after its takes were answered, settled and forgotten: it is overtaken, and does nothing. Or it comes first,
+-- nobody hears of it, its takes are overdue and concluded, and then the next one comes: those takes are overtaken, too.
+-- Everything is checked before the first write but that of the number, because a script that fails half-way is not rolled back.
+local m = redis.call('HMGET', KEYS[1], 'run', 'epoch', 'avail', 'late')
 local n = (#ARGV - 5) / 6
 local out = {}
 local last = redis.call('HGET', KEYS[5], ARGV[3])
@@ -17,6 +18,7 @@ elseif ARGV[5] == '1' then
   redis.call('HSET', KEYS[5], ARGV[3], ARGV[4])
   redis.call('EXPIRE', KEYS[5], ARGV[2])
 end
+local late = ARGV[5] == '1' and tonumber(m[4] or '0') or 0 -- until then takes were handed over to be concluded
 if closed then
   for i = 1, n do out[3 * i - 2], out[3 * i - 1], out[3 * i] = closed, 0, 0 end
   return out
@@ -34,6 +36,8 @@ for i = 1, n do
   local code = 0
   if known[i] or seen[take] then
     had = had - qty
+  elseif tonumber(deadline) <= late then
+    code = 5
   elseif limit > 0 and had + qty > limit then
     code = 2
   elseif avail < qty then
