@@ -105,7 +105,10 @@ func (a *Admission) admit(ctx context.Context, req reservation.Request, trace, n
 			return inventory.Claim{Request: req, Legs: legs, TraceParent: trace}, astray, nil
 		}
 		if from == unread && (errors.Is(err, reservation.ErrHeldOut) || errors.Is(err, reservation.ErrSoldOut)) {
-			err = reservation.ErrOverloaded // buckets may have changed since the ledger was read
+			var known refused // buckets may have changed since the ledger was read
+			_ = errors.As(err, &known)
+			known.error = reservation.ErrOverloaded
+			err = known
 		}
 		stale = stale || from == old && errors.Is(err, reservation.ErrSoldOut) // it is the last word, and there may be more stock since
 		// A shard that was fenced, closed or out of reach may have units: no "held out" on hearsay.
@@ -181,7 +184,7 @@ func (a *Admission) draw(ctx context.Context, sale inventory.Sale, item inventor
 			stale = stale || b.Available() > 0 || !current || errors.Is(err, inventory.ErrFenced)
 		}
 		if ctx.Err() != nil {
-			return nil, false, reservation.ErrOverloaded
+			return nil, false, refuse(reservation.ErrOverloaded)
 		}
 	}
 	if sale.Limit > 0 && had+req.Quantity > sale.Limit {

@@ -312,7 +312,7 @@ func (k *Keeper) look(ctx context.Context, items []inventory.ItemID) error {
 			k.hot[row.ID.Item] = now // what has just been opened may want balance
 			k.mu.Unlock()
 			reason, err := k.recover(ctx, row, levels[i])
-			if reason != "" {
+			if err == nil && reason != "" {
 				opened[reason]++
 			}
 			note(row.ID, err)

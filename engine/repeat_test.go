@@ -213,6 +213,19 @@ func (silent) Find(context.Context, id.ID) (reservation.Reservation, error) {
 	return reservation.Reservation{}, errors.New("no answer")
 }
 
+// mute reads the terms of sales while it is not lost.
+type mute struct {
+	engine.SaleReader
+	lost *bool
+}
+
+func (m mute) Sale(ctx context.Context, sale id.ID) (inventory.Sale, error) {
+	if *m.lost {
+		return inventory.Sale{}, errors.New("no answer")
+	}
+	return m.SaleReader.Sale(ctx, sale)
+}
+
 // TestRepeatedWhileAShardIsAway: a reservation is found again although the shard that counted it cannot be asked; and where
 // the ledger cannot be asked either, nobody is told that nothing was done.
 func TestRepeatedWhileAShardIsAway(t *testing.T) {
@@ -229,8 +242,8 @@ func TestRepeatedWhileAShardIsAway(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				log := slog.New(slog.DiscardHandler)
-				admission := engine.NewAdmission(blindfold{d.gate, shard, why}, d.ledger, time.Now, noWait, time.Minute, time.Millisecond, log)
+				log, lost := slog.New(slog.DiscardHandler), false
+				admission := engine.NewAdmission(blindfold{d.gate, shard, why}, mute{d.ledger, &lost}, time.Now, noWait, time.Minute, time.Millisecond, log)
 				ask := func(read engine.LedgerReader, who string) (engine.Outcome, error) {
 					r := engine.NewReservations(admission, engine.NewFlow(inproc.New(), time.Second, log), read, open(), promise, time.Now, log)
 					defer r.Close()
@@ -240,8 +253,10 @@ func TestRepeatedWhileAShardIsAway(t *testing.T) {
 					if out, err := ask(d.ledger, who); err != nil || !out.Replayed || out.Reservation.State != reservation.Held {
 						t.Errorf("%s again: %+v, %v", who, out, err)
 					}
-					if _, err := ask(silent{d.ledger}, who); !errors.Is(err, reservation.ErrUncertain) {
-						t.Errorf("%s again, without the ledger: %v", who, err)
+					for _, lost = range []bool{true, false} { // the terms too, or the rows only
+						if _, err := ask(silent{d.ledger}, who); !errors.Is(err, reservation.ErrUncertain) {
+							t.Errorf("%s again, without the ledger (terms lost: %t): %v", who, lost, err)
+						}
 					}
 				}
 				want := reservation.ErrHeldOut

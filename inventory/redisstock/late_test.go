@@ -217,8 +217,12 @@ func TestInstallIsNotRepeatedInAnotherRun(t *testing.T) {
 	wantTake(t, open(t, r.URL()), take(b, 1), nil)
 	r.Kill()
 	r.Start()
-	for range 2 { // others go on with the new run, and load its scripts; a connection of the old one is met first
-		_, _ = g.Levels(t.Context(), []inventory.BucketID{item(t)})
+	for away := true; away; { // others go on with the new run, and load its scripts; connections of the old one are met first
+		levels, err := g.Levels(t.Context(), []inventory.BucketID{b})
+		if err != nil {
+			t.Fatal(err)
+		}
+		away = levels[0].Away
 	}
 	first.hangUp()
 	if err := <-answer; !errors.Is(err, inventory.ErrUncertain) {
@@ -238,7 +242,11 @@ func TestLateAfterTheDeadline(t *testing.T) {
 	direct := open(t, at.String())
 	way := newLagging(t, at.Host)
 	at.Host = way.Addr().String()
-	g := open(t, at.String())
+	g, err := redisstock.Open(t.Context(), []string{at.String()}, redisstock.Options{Timeout: 20 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(g.Close)
 	b := item(t)
 	if err := g.Install(t.Context(), b, inventory.Level{Epoch: 1, Available: 5}, nil); err != nil {
 		t.Fatal(err)

@@ -27,7 +27,7 @@ end
 if #moved > 0 then
   redis.call('ZREM', KEYS[3], '') -- a server without memory refuses ZADD, unless the script has written: then it can give units back
   redis.call('ZADD', KEYS[3], unpack(moved))
-  local late = redis.call('HGET', KEYS[1], 'late')
-  if not late or tonumber(late) < tonumber(ARGV[1]) then redis.call('HSET', KEYS[1], 'late', ARGV[1]) end
+  local late, last = redis.call('HGET', KEYS[1], 'late'), due[#due] -- a deadline, not a time: the clocks here may differ
+  if not late or tonumber(late) < tonumber(last) then redis.call('HSET', KEYS[1], 'late', last) end
 end
 return out

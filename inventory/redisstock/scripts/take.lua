@@ -18,7 +18,7 @@ elseif ARGV[5] == '1' then
   redis.call('HSET', KEYS[5], ARGV[3], ARGV[4])
   redis.call('EXPIRE', KEYS[5], ARGV[2])
 end
-local late = ARGV[5] == '1' and tonumber(m[4] or '0') or 0 -- until then takes were handed over to be concluded
+local late = ARGV[5] == '1' and tonumber(m[4] or '0') or 0 -- the latest deadline of those handed over to be concluded
 if closed then
   for i = 1, n do out[3 * i - 2], out[3 * i - 1], out[3 * i] = closed, 0, 0 end
   return out
