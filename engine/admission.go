@@ -47,6 +47,14 @@ type refused struct {
 
 func (r refused) Unwrap() error { return r.error }
 
+// instead says another error, with what was known of the shopper; of none who was not asked about.
+func instead(err, other error) error {
+	known := refused{blind: true}
+	_ = errors.As(err, &known)
+	known.error = other
+	return known
+}
+
 // reading says when the terms of a sale were read.
 type reading int
 
@@ -71,10 +79,7 @@ func (a *Admission) Admit(ctx context.Context, req reservation.Request, trace st
 	claim, astray, err = a.admit(ctx, req, trace, note)
 	astray = astray && promised
 	if err != nil && astray { // what is known of the shopper goes along: he may be repeating what the ledger has
-		known := refused{blind: true}
-		_ = errors.As(err, &known)
-		known.error = reservation.ErrUncertain
-		err = known
+		err = instead(err, reservation.ErrUncertain)
 	}
 	return claim, astray, err
 }
@@ -105,10 +110,7 @@ func (a *Admission) admit(ctx context.Context, req reservation.Request, trace, n
 			return inventory.Claim{Request: req, Legs: legs, TraceParent: trace}, astray, nil
 		}
 		if from == unread && (errors.Is(err, reservation.ErrHeldOut) || errors.Is(err, reservation.ErrSoldOut)) {
-			var known refused // buckets may have changed since the ledger was read
-			_ = errors.As(err, &known)
-			known.error = reservation.ErrOverloaded
-			err = known
+			err = instead(err, reservation.ErrOverloaded) // buckets may have changed since the ledger was read
 		}
 		stale = stale || from == old && errors.Is(err, reservation.ErrSoldOut) // it is the last word, and there may be more stock since
 		// A shard that was fenced, closed or out of reach may have units: no "held out" on hearsay.

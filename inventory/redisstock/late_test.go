@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/url"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -20,7 +19,7 @@ import (
 // lagging is a way to a server on which the first sending of something is held back, and arrives when it is let go, as what a
 // closed connection has not sent yet is sent by the kernel all the same.
 type lagging struct {
-	net.Listener
+	addr string
 	hold atomic.Pointer[string] // what has this in it
 	held chan held
 }
@@ -36,32 +35,50 @@ type held struct {
 
 func newLagging(t *testing.T, server string) *lagging {
 	t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &lagging{Listener: l, held: make(chan held, 1)}
-	var wg sync.WaitGroup
-	t.Cleanup(func() { _ = l.Close(); wg.Wait() })
-	wg.Go(func() {
-		for {
-			in, err := l.Accept()
-			if err != nil {
-				return
-			}
-			out, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", server)
-			if err != nil {
-				_ = in.Close()
-				continue
-			}
-			wg.Go(func() { p.pass(t.Context(), in, out) })
-		}
-	})
+	p := &lagging{held: make(chan held, 1)}
+	p.addr = testenv.Between(t, server, func(in, out *net.TCPConn) { p.pass(t.Context(), in, out) })
 	return p
 }
 
+// lagged is a server with a gate that reaches it so, and knows its scripts.
+func lagged(t *testing.T) (*testenv.RedisServer, *lagging, *redisstock.Gate, inventory.BucketID) {
+	t.Helper()
+	r := testenv.StartRedis(t)
+	at, err := url.Parse(r.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	way := newLagging(t, at.Host)
+	at.Host = way.addr
+	g, err := redisstock.Open(t.Context(), []string{at.String()}, redisstock.Options{Timeout: 20 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(g.Close)
+	b := item(t)
+	wantTake(t, g, take(b, 1), inventory.ErrClosed)
+	return r, way, g, b
+}
+
+// sendTake has a bucket of five units, one of them taken, and a take of another whose next sending is held.
+func (p *lagging) sendTake(t *testing.T, g *redisstock.Gate, b inventory.BucketID) (inventory.Take, chan error) {
+	t.Helper()
+	if err := g.Install(t.Context(), b, inventory.Level{Epoch: 1, Available: 5}, nil); err != nil {
+		t.Fatal(err)
+	}
+	wantTake(t, g, take(b, 1), nil)
+	k := take(b, 1)
+	answer := make(chan error, 1)
+	p.next(k.ID.String())
+	go func() {
+		_, err := g.Take(t.Context(), k)
+		answer <- err
+	}()
+	return k, answer
+}
+
 // pass carries a connection. When something of it is held, nothing of what the server says passes any more.
-func (p *lagging) pass(ctx context.Context, in, out net.Conn) {
+func (p *lagging) pass(ctx context.Context, in, out *net.TCPConn) {
 	var lost atomic.Bool
 	over := make(chan struct{}) // the server has hung up
 	go func() {
@@ -84,7 +101,7 @@ func (p *lagging) pass(ctx context.Context, in, out net.Conn) {
 				deliver: func() {
 					defer close(done)
 					_, _ = out.Write(buf[:n])
-					_ = out.(*net.TCPConn).CloseWrite()
+					_ = out.CloseWrite()
 					<-over // it has done what it was told, and hangs up
 				},
 				hangUp: func() { _ = in.Close() },
@@ -102,7 +119,6 @@ func (p *lagging) pass(ctx context.Context, in, out net.Conn) {
 	}
 	_ = out.Close()
 	<-over
-	_ = in.Close()
 }
 
 // first waits until something is held.
@@ -149,26 +165,9 @@ func TestLateCopy(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			at, err := url.Parse(testenv.StartRedis(t).URL())
-			if err != nil {
-				t.Fatal(err)
-			}
-			direct := open(t, at.String())
-			way := newLagging(t, at.Host)
-			at.Host = way.Addr().String()
-			g := open(t, at.String())
-			b := item(t)
-			if err := g.Install(t.Context(), b, inventory.Level{Epoch: 1, Available: 5}, nil); err != nil {
-				t.Fatal(err)
-			}
-			wantTake(t, g, take(b, 1), nil)
-			k := take(b, 1)
-			answer := make(chan error, 1)
-			way.next(k.ID.String())
-			go func() {
-				_, err := g.Take(t.Context(), k)
-				answer <- err
-			}()
+			r, way, g, b := lagged(t)
+			direct := open(t, r.URL())
+			k, answer := way.sendTake(t, g, b)
 			first := way.first(t)
 			first.hangUp()
 			if err := <-answer; err != nil { // by its second sending
@@ -195,20 +194,7 @@ func TestLateCopy(t *testing.T) {
 // was sold meanwhile is not in what was to be installed, so the bucket stays closed until the ledger is asked again.
 func TestInstallIsNotRepeatedInAnotherRun(t *testing.T) {
 	t.Parallel()
-	r := testenv.StartRedis(t)
-	at, err := url.Parse(r.URL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	way := newLagging(t, at.Host)
-	at.Host = way.Addr().String()
-	g, err := redisstock.Open(t.Context(), []string{at.String()}, redisstock.Options{Timeout: 20 * time.Second})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(g.Close)
-	b := item(t)
-	wantTake(t, g, take(b, 1), inventory.ErrClosed) // the scripts are there
+	r, way, g, b := lagged(t)
 	way.next("load:")
 	answer := make(chan error, 1)
 	go func() { answer <- g.Install(t.Context(), b, inventory.Level{Epoch: 1, Available: 3}, nil) }()
@@ -235,30 +221,9 @@ func TestInstallIsNotRepeatedInAnotherRun(t *testing.T) {
 // concluded from the gate; then the others come, and take nothing.
 func TestLateAfterTheDeadline(t *testing.T) {
 	t.Parallel()
-	at, err := url.Parse(testenv.StartRedis(t).URL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	direct := open(t, at.String())
-	way := newLagging(t, at.Host)
-	at.Host = way.Addr().String()
-	g, err := redisstock.Open(t.Context(), []string{at.String()}, redisstock.Options{Timeout: 20 * time.Second})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(g.Close)
-	b := item(t)
-	if err := g.Install(t.Context(), b, inventory.Level{Epoch: 1, Available: 5}, nil); err != nil {
-		t.Fatal(err)
-	}
-	wantTake(t, g, take(b, 1), nil)
-	k := take(b, 1)
-	answer := make(chan error, 1)
-	way.next(k.ID.String())
-	go func() {
-		_, err := g.Take(t.Context(), k)
-		answer <- err
-	}()
+	r, way, g, b := lagged(t)
+	direct := open(t, r.URL())
+	k, answer := way.sendTake(t, g, b)
 	var sent []held
 	for n := range 3 {
 		sent = append(sent, way.first(t))

@@ -54,42 +54,20 @@ func frame(method uint16, arguments string) []byte {
 
 func newAlarm(t *testing.T, server string) *alarm {
 	t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	a := &alarm{addr: l.Addr().String()}
+	a := &alarm{}
 	open := make(chan struct{})
 	close(open)
 	a.gate.Store(&open)
 	ended := make(chan struct{})
-	var wg sync.WaitGroup
-	t.Cleanup(func() {
-		_ = l.Close()
-		close(ended)
-		wg.Wait()
+	a.addr = testenv.Between(t, server, func(in, out *net.TCPConn) {
+		g := &guarded{to: in}
+		a.mu.Lock()
+		a.subs = append(a.subs, g)
+		a.mu.Unlock()
+		go func() { a.up(in, out, g, ended); _ = out.Close() }()
+		down(out, g)
 	})
-	wg.Go(func() {
-		for {
-			in, err := l.Accept()
-			if err != nil {
-				return
-			}
-			out, err := (&net.Dialer{}).DialContext(context.Background(), "tcp", server)
-			if err != nil {
-				t.Error(err)
-				_ = in.Close()
-				return
-			}
-			g := &guarded{to: in}
-			a.mu.Lock()
-			a.subs = append(a.subs, g)
-			a.mu.Unlock()
-			end := sync.OnceFunc(func() { _ = in.Close(); _ = out.Close() })
-			wg.Go(func() { defer end(); a.up(in, out, g, ended) })
-			wg.Go(func() { defer end(); down(out, g) })
-		}
-	})
+	t.Cleanup(func() { close(ended) })
 	return a
 }
 

@@ -15,7 +15,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -149,36 +149,12 @@ func TestCrashedConsumers(t *testing.T) {
 // cutter passes connections through to a server, and cuts each after it has let so many bytes out.
 func cutter(t *testing.T, server string, after func(n int) int64) (addr string) {
 	t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var wg sync.WaitGroup
-	t.Cleanup(func() {
-		_ = l.Close()
-		wg.Wait()
+	var conns atomic.Int64
+	return testenv.Between(t, server, func(in, out *net.TCPConn) {
+		n := int(conns.Add(1)) - 1
+		go func() { _, _ = io.CopyN(out, in, after(n)); _ = out.Close() }()
+		_, _ = io.Copy(in, out)
 	})
-	wg.Go(func() {
-		for n := 0; ; n++ {
-			in, err := l.Accept()
-			if err != nil {
-				return
-			}
-			out, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", server)
-			if err != nil {
-				t.Error(err)
-				_ = in.Close()
-				return
-			}
-			end := sync.OnceFunc(func() {
-				_ = in.Close()
-				_ = out.Close()
-			})
-			wg.Go(func() { _, _ = io.CopyN(out, in, after(n)); end() })
-			wg.Go(func() { _, _ = io.Copy(in, out); end() })
-		}
-	})
-	return l.Addr().String()
 }
 
 // TestReplayCut: connections break again and again while letters are replayed, at every point between

@@ -18,7 +18,7 @@ import (
 
 // frail is a way to RabbitMQ that can be cut.
 type frail struct {
-	net.Listener
+	addr  string
 	mu    sync.Mutex
 	conns []net.Conn
 	after atomic.Pointer[string] // the next connection that says this is cut behind it
@@ -41,30 +41,14 @@ func (w said) Write(b []byte) (int, error) {
 
 func newFrail(t *testing.T, server string) *frail {
 	t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := &frail{Listener: l}
-	t.Cleanup(func() { _ = l.Close(); f.cut() })
-	go func() {
-		for {
-			in, err := l.Accept()
-			if err != nil {
-				return
-			}
-			out, err := (&net.Dialer{}).DialContext(context.Background(), "tcp", server)
-			if err != nil {
-				_ = in.Close()
-				continue
-			}
-			f.mu.Lock()
-			f.conns = append(f.conns, in, out)
-			f.mu.Unlock()
-			go func() { _, _ = io.Copy(said{f, in, out}, in); _ = out.Close() }()
-			go func() { _, _ = io.Copy(in, out); _ = in.Close() }()
-		}
-	}()
+	f := &frail{}
+	f.addr = testenv.Between(t, server, func(in, out *net.TCPConn) {
+		f.mu.Lock()
+		f.conns = append(f.conns, in, out)
+		f.mu.Unlock()
+		go func() { _, _ = io.Copy(said{f, in, out}, in); _ = out.Close() }()
+		_, _ = io.Copy(in, out)
+	})
 	return f
 }
 
@@ -87,7 +71,7 @@ func TestFlapping(t *testing.T) {
 		t.Fatal(err)
 	}
 	way := newFrail(t, at.Host)
-	at.Host = way.Addr().String()
+	at.Host = way.addr
 	began, handled, cuts := time.Now(), make(chan int, 1), 0
 	tr := start(t, options(at.String()), func(context.Context, transport.Envelope) ([]transport.Envelope, error) {
 		if time.Since(began) < 8*time.Second {
@@ -136,7 +120,7 @@ func TestLostAndThenRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	way := newFrail(t, at.Host)
-	at.Host = way.Addr().String()
+	at.Host = way.addr
 	o.URL = at.String()
 	tr := start(t, o, nil)
 	if _, err := tr.Send(t.Context(), transport.Inventory, event(2)); !errors.Is(err, transport.ErrOverloaded) {
