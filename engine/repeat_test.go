@@ -271,6 +271,37 @@ func TestRepeatedWhileAShardIsAway(t *testing.T) {
 	}
 }
 
+// TestRepeatedWhileItsShardIsAway: what a shopper has accepted, or another call is just committing, is on a shard that goes
+// away. Nobody can know then whether there is something, and there is.
+func TestRepeatedWhileItsShardIsAway(t *testing.T) {
+	t.Parallel()
+	for _, why := range []error{inventory.ErrClosed, inventory.ErrUnavailable, inventory.ErrUncertain} {
+		for _, promise := range []bool{false, true} {
+			t.Run(fmt.Sprint(promise, why), func(t *testing.T) {
+				t.Parallel()
+				d := openDesk(t, 5, 1, 0)
+				req := d.request("ann", "k")
+				claim := d.draw(req)
+				log := slog.New(slog.DiscardHandler)
+				admission := engine.NewAdmission(blindfold{d.gate, 0, why}, d.ledger, time.Now, noWait, time.Minute, time.Millisecond, log)
+				again := engine.NewReservations(admission, engine.NewFlow(inproc.New(), time.Second, log), d.ledger, open(), promise, time.Now, log)
+				t.Cleanup(again.Close)
+				if _, err := again.Reserve(t.Context(), req, ""); !errors.Is(err, reservation.ErrUncertain) {
+					t.Errorf("again, with the first undecided: %v, want %v", err, reservation.ErrUncertain)
+				}
+				r, err := d.hand(claim, promise)
+				must(t, err)
+				if _, held := r.Find(inventory.EventHeld); !held {
+					t.Errorf("the first: %+v", r.Events)
+				}
+				if out, err := again.Reserve(t.Context(), req, ""); err != nil || !out.Replayed {
+					t.Errorf("again, with the first decided: %+v, %v", out, err)
+				}
+			})
+		}
+	}
+}
+
 // TestPromiseIsNotRefusedByItsTwin: an accepted request lies in the queue while the gate loses its
 // memory; the shopper repeats it and draws again. The first delivery, fenced, must not be refused
 // because the second one's units are in the gate.

@@ -152,7 +152,7 @@ func (r *Reservations) replay(ctx context.Context, req reservation.Request, refu
 		return Outcome{}, reservation.ErrUncertain
 	case undecided:
 		return Outcome{}, reservation.ErrInFlight
-	case row == nil && r.promise && shaded(refusal): // an accepted request may have units where nobody could look; in the other wiring at most one that is just being decided
+	case row == nil && shaded(refusal): // an earlier request that is not decided may have units where nobody could look
 		return Outcome{}, reservation.ErrUncertain
 	case row == nil:
 		return Outcome{}, plain(refusal)

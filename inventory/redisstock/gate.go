@@ -75,12 +75,8 @@ type shard struct {
 	sendings atomic.Int64 // pipelines, those sent again counted again
 }
 
-// scriptSet are the scripts made for one run of a server.
-type scriptSet struct {
-	run  string
-	sha  map[string]string
-	text map[string]string
-}
+// scriptSet are the names, in its cache, of the scripts made for one run of a server.
+type scriptSet map[string]string
 
 type answer struct {
 	taken inventory.Taken
@@ -141,7 +137,7 @@ func (g *Gate) Shards() int { return len(g.shards) }
 
 // suitable refuses a server that would forget or double units behind our back.
 func (s *shard) suitable(ctx context.Context) error {
-	info, err := s.info(ctx)
+	info, err := ask(ctx, s.client)
 	if err != nil {
 		return fmt.Errorf("redisstock: no answer from %s; is the server running? %w", s.url, err)
 	}
@@ -157,8 +153,9 @@ func (s *shard) suitable(ctx context.Context) error {
 	return nil
 }
 
-func (s *shard) info(ctx context.Context) (map[string]string, error) {
-	text, err := s.client.Info(ctx).Result()
+// ask returns what a server says of itself.
+func ask(ctx context.Context, server redis.Cmdable) (map[string]string, error) {
+	text, err := server.Info(ctx).Result()
 	if err != nil {
 		return nil, err
 	}
@@ -171,37 +168,39 @@ func (s *shard) info(ctx context.Context) (map[string]string, error) {
 	return m, nil
 }
 
-// load makes the scripts for the server's present run and puts them in its cache.
+// load makes the scripts for the server's present run and puts them in its cache: over one connection, which ends with the
+// run. Scripts that name a run must not come into the cache of the next.
 func (s *shard) load(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	info, err := s.info(ctx)
+	conn := s.client.Conn()
+	defer func() { _ = conn.Close() }()
+	info, err := ask(ctx, conn)
 	if err != nil {
 		return err
 	}
-	set := &scriptSet{run: info["run_id"], sha: map[string]string{}, text: map[string]string{}}
-	if len(set.run) != 40 {
+	run, set := info["run_id"], scriptSet{}
+	if len(run) != 40 {
 		return fmt.Errorf("redisstock: %s has no run id", s.url)
 	}
 	files, err := scripts.ReadDir("scripts")
 	if err != nil {
 		return err
 	}
-	pipe := s.client.Pipeline()
+	pipe := conn.Pipeline()
 	for _, f := range files {
 		b, err := scripts.ReadFile("scripts/" + f.Name())
 		if err != nil {
 			return err
 		}
-		name := strings.TrimSuffix(f.Name(), ".lua")
-		set.text[name] = "local RUN = '" + set.run + "'\n" + string(b)
-		set.sha[name] = redis.NewScript(set.text[name]).Hash()
-		pipe.ScriptLoad(ctx, set.text[name])
+		text := "local RUN = '" + run + "'\n" + string(b)
+		set[strings.TrimSuffix(f.Name(), ".lua")] = redis.NewScript(text).Hash()
+		pipe.ScriptLoad(ctx, text)
 	}
 	if _, err := pipe.Exec(ctx); err != nil {
 		return err
 	}
-	s.set.Store(set)
+	s.set.Store(&set)
 	return nil
 }
 
@@ -212,47 +211,46 @@ type call struct {
 	args   []any
 }
 
+// once is the script that is sent once: it brings what the ledger said before, and if the server has forgotten the first
+// sending, units have been sold since.
+const once = "install"
+
 // run sends calls in one pipeline and returns their commands. A call that met a server without the
 // script is sent again, with scripts made for the server's present run; after a broken connection all
-// are sent again, for every script is safe to run twice in one run of the server. In the next one nothing is left of
-// what the first sending did, and what it was told may be out of date: that is not sent again. The error, if any, is
+// are sent again but once, for every script is safe to run twice. The error, if any, is
 // ErrUnavailable when nothing can have run, and ErrUncertain otherwise.
 func (s *shard) run(ctx context.Context, timeout time.Duration, calls []call) ([]*redis.Cmd, error) {
 	ctx, cancel := context.WithTimeout(ctx, 4*timeout)
 	defer cancel()
-	var sent *scriptSet // with which some of it may have run
+	sent := false // some of it may have run
 	for attempt := 0; ; attempt++ {
-		set := s.set.Load() // others load it, too
-		if sent != nil && sent.run != set.run {
-			return nil, lost(true, errors.New("redisstock: the server has restarted"))
-		}
-		cmds, ran, err := s.once(ctx, set, calls, sent != nil)
+		cmds, ran, err := s.send(ctx, calls, sent)
+		sent = sent || ran
 		switch {
 		case err == nil:
 			return cmds, nil
 		case errors.Is(err, errNoScript):
-			if ran {
-				sent = set
-			}
 			if lerr := s.load(ctx); lerr != nil {
-				return nil, lost(sent != nil, lerr)
+				return nil, lost(sent, lerr)
 			}
-		case neverSent(err):
-			return nil, lost(sent != nil, err)
-		default:
-			sent = set
+		case neverSent(err), calls[0].script == once:
+			return nil, lost(sent, err)
 		}
 		if attempt == 2 || ctx.Err() != nil {
-			return nil, lost(sent != nil, err)
+			return nil, lost(sent, err)
 		}
 	}
 }
 
-var errNoScript = errors.New("redisstock: the server has no such script")
+var (
+	errNoScript     = errors.New("redisstock: the server has no such script")
+	errNotConnected = errors.New("redisstock: the server does not let us in; check the user and the password in REDIS_URLS")
+)
 
-// once sends calls one time; again says that they may have run before. Without an error each command has an answer, which may
-// be that the server has no memory for it. ran says beside errNoScript that some have run.
-func (s *shard) once(ctx context.Context, set *scriptSet, calls []call, again bool) (cmds []*redis.Cmd, ran bool, _ error) {
+// send sends calls one time; again says that they may have run before. Without an error each command has an answer, which may
+// be that the server has no memory for it. ran says beside an error that some may have run now.
+func (s *shard) send(ctx context.Context, calls []call, again bool) (cmds []*redis.Cmd, ran bool, _ error) {
+	set := s.set.Load() // others load it, too
 	if set == nil {
 		return nil, false, errNoScript
 	}
@@ -263,15 +261,15 @@ func (s *shard) once(ctx context.Context, set *scriptSet, calls []call, again bo
 		if c.script == "take" {
 			c.args[argNumber], c.args[argAgain] = number, again
 		}
-		cmds[i] = pipe.EvalSha(ctx, set.sha[c.script], c.keys, c.args...)
+		cmds[i] = pipe.EvalSha(ctx, (*set)[c.script], c.keys, c.args...)
 	}
-	_, _ = pipe.Exec(ctx) // each command has its own error
-	var missing bool
+	_, err := pipe.Exec(ctx)
+	var answered, missing bool
 	var refused, broken error
-	for _, c := range cmds {
+	for _, c := range cmds { // each command has its own error
 		switch err := c.Err(); {
 		case err == nil:
-			ran = true // those that did run are answered the same again
+			answered = true // those that did run are answered the same again
 		case redis.HasErrorPrefix(err, "NOSCRIPT"):
 			missing = true
 		case neverSent(err):
@@ -284,17 +282,19 @@ func (s *shard) once(ctx context.Context, set *scriptSet, calls []call, again bo
 	case broken != nil:
 		return nil, true, broken
 	case missing:
-		return nil, ran, errNoScript
-	case refused != nil && (!ran || again): // sent before, it may have run then
-		return nil, ran, refused
+		return nil, answered, errNoScript
+	case refused == nil && err != nil: // none has an error, so none was sent
+		return nil, false, fmt.Errorf("%w: %w", errNotConnected, err)
+	case refused != nil && (!answered || again): // sent before, it may have run then
+		return nil, answered, refused
 	}
-	return cmds, ran, nil
+	return cmds, true, nil
 }
 
 // neverSent reports whether the error came before a byte was written.
 func neverSent(err error) bool {
 	var op *net.OpError
-	return errors.As(err, &op) && op.Op == "dial" || errors.Is(err, redis.ErrPoolTimeout) || errors.Is(err, redis.ErrClosed) ||
+	return errors.As(err, &op) && op.Op == "dial" || errors.Is(err, redis.ErrPoolTimeout) || errors.Is(err, redis.ErrClosed) || errors.Is(err, errNotConnected) ||
 		redis.HasErrorPrefix(err, "LOADING") || redis.HasErrorPrefix(err, "BUSY") || redis.HasErrorPrefix(err, "OOM") || redis.HasErrorPrefix(err, "NOAUTH")
 }
 

@@ -7,6 +7,7 @@ import (
 	"flashsale/inventory/inventorytest"
 	"flashsale/inventory/redisstock"
 	"flashsale/testenv"
+	"strings"
 	"testing"
 	"time"
 
@@ -144,6 +145,43 @@ func TestServerAway(t *testing.T) {
 		}
 	}
 	t.Fatalf("take without a server: %v, want %v", err, inventory.ErrUnavailable)
+}
+
+// TestLockedOut: a server that lets nobody in has done nothing, and is away; the others are not.
+func TestLockedOut(t *testing.T) {
+	t.Parallel()
+	locked, other := testenv.StartRedis(t), testenv.StartRedis(t)
+	c := client(t, locked)
+	secure := func(password string) {
+		t.Helper()
+		if err := c.ConfigSet(t.Context(), "requirepass", password).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	secure("old")
+	g := open(t, "redis://:old@"+strings.TrimPrefix(locked.URL(), "redis://"), other.URL())
+	b := item(t)
+	buckets := []inventory.BucketID{b, {Item: b.Item, Shard: 1}}
+	for _, b := range buckets {
+		if err := g.Install(t.Context(), b, inventory.Level{Epoch: 1, Available: 2}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	secure("new")
+	if err := c.ClientKillByFilter(t.Context(), "TYPE", "normal", "SKIPME", "yes").Err(); err != nil {
+		t.Fatal(err)
+	}
+	levels, err := g.Levels(t.Context(), buckets)
+	if err != nil || !levels[0].Away || levels[1] != (inventory.Level{Epoch: 1, Available: 2}) {
+		t.Errorf("levels %+v, %v; want the first away", levels, err)
+	}
+	wantTake(t, g, take(b, 1), inventory.ErrUnavailable)
+	secure("old")
+	wantTake(t, g, take(b, 1), nil)
+	levels, err = g.Levels(t.Context(), buckets)
+	if want := (inventory.Level{Epoch: 1, Available: 1, Pending: 1}); err != nil || levels[0] != want {
+		t.Errorf("let in again: %+v, %v; want %+v", levels, err, want)
+	}
 }
 
 func TestUnsuitableServers(t *testing.T) {

@@ -190,31 +190,45 @@ func TestLateCopy(t *testing.T) {
 	}
 }
 
-// TestInstallIsNotRepeatedInAnotherRun: a bucket is installed, its answer is lost, and the server restarts with nothing. What
-// was sold meanwhile is not in what was to be installed, so the bucket stays closed until the ledger is asked again.
-func TestInstallIsNotRepeatedInAnotherRun(t *testing.T) {
+// TestInstallIsNotRepeated: a bucket is installed, its answer is lost, and the server forgets everything. What was sold
+// meanwhile is not in what was to be installed, so the bucket stays closed until the ledger is asked again.
+func TestInstallIsNotRepeated(t *testing.T) {
 	t.Parallel()
-	r, way, g, b := lagged(t)
-	way.next("load:")
-	answer := make(chan error, 1)
-	go func() { answer <- g.Install(t.Context(), b, inventory.Level{Epoch: 1, Available: 3}, nil) }()
-	first := way.first(t)
-	first.deliver()
-	wantTake(t, open(t, r.URL()), take(b, 1), nil)
-	r.Kill()
-	r.Start()
-	for away := true; away; { // others go on with the new run, and load its scripts; connections of the old one are met first
-		levels, err := g.Levels(t.Context(), []inventory.BucketID{b})
-		if err != nil {
-			t.Fatal(err)
-		}
-		away = levels[0].Away
+	for name, forget := range map[string]func(*testing.T, *testenv.RedisServer){
+		"flushed": func(t *testing.T, r *testenv.RedisServer) {
+			if err := client(t, r).FlushAll(t.Context()).Err(); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"restarted": func(_ *testing.T, r *testenv.RedisServer) {
+			r.Kill()
+			r.Start()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r, way, g, b := lagged(t)
+			way.next("load:")
+			answer := make(chan error, 1)
+			go func() { answer <- g.Install(t.Context(), b, inventory.Level{Epoch: 1, Available: 3}, nil) }()
+			first := way.first(t)
+			first.deliver()
+			wantTake(t, open(t, r.URL()), take(b, 1), nil)
+			forget(t, r)
+			for away := true; away; { // others go on with the new run, and load its scripts; connections of the old one are met first
+				levels, err := g.Levels(t.Context(), []inventory.BucketID{b})
+				if err != nil {
+					t.Fatal(err)
+				}
+				away = levels[0].Away
+			}
+			first.hangUp()
+			if err := <-answer; !errors.Is(err, inventory.ErrUncertain) {
+				t.Errorf("installed: %v, want %v", err, inventory.ErrUncertain)
+			}
+			wantTake(t, g, take(b, 1), inventory.ErrClosed)
+		})
 	}
-	first.hangUp()
-	if err := <-answer; !errors.Is(err, inventory.ErrUncertain) {
-		t.Errorf("installed: %v, want %v", err, inventory.ErrUncertain)
-	}
-	wantTake(t, g, take(b, 1), inventory.ErrClosed)
 }
 
 // TestLateAfterTheDeadline: of a take that was sent again nobody has heard. The first sending comes when it is overdue, and is
