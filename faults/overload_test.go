@@ -265,14 +265,15 @@ func overloads() []int { return []int{3, 10} }
 func overloadName(times int) string { return fmt.Sprintf("%d times the capacity", times) }
 
 // TestOverload: buyers come at three and at ten times the rate at which the system sells and is paid at its best, for a
-// minute each, whatever it answers. It goes on selling: 0.8 of its best is wanted, and that is what it sells, more at three
-// times and less at ten in the synchronous wiring, where to say no takes a fifth of the machine. As the same code differs by a
-// fifth from one run to the next, 0.65 and 0.5 are asserted. Without bounds it collapsed, to 0.07. The crowd has cores of
-// its own: what it costs to be ten times as many is not the system's. Who is let in is served in bounded time, everybody
-// else is told at once when to come again, and behind it one buyer alone is served as before. The settings are the
-// product's own. With -short for some seconds, in the synchronous wiring at three times.
+// minute each, whatever it answers. It goes on selling: 0.8 of its best is wanted, which is what it sells in half a minute
+// before and half a minute behind, as a machine may be a fifth faster in one minute than in the next. At ten times it is
+// less in the synchronous wiring: on one core the noes cost nginx a seventh of it, and everything else takes a fifth longer
+// between them. 0.65 and 0.5 are asserted. Without bounds it collapsed, to 0.07. The crowd has cores of its own: what it
+// costs to be ten times as many is not the system's. Who is let in is served in bounded time, everybody else is told at once
+// when to come again, and behind it one buyer alone is served as before. The settings are the product's own. With -short for
+// some seconds, in the synchronous wiring at three times.
 func TestOverload(t *testing.T) {
-	modes, window, round, crowds := []string{"sync", "async"}, time.Minute, 6*time.Second, []int{64, 128, 256, 384} // the first warms up
+	modes, window, round, crowds := []string{"sync", "async"}, time.Minute, 6*time.Second, []int{64, 128, 256, 384, 512} // the first warms up
 	times, least := overloads(), map[int]float64{3: 0.65, 10: 0.5}
 	if testing.Short() { // the beginning counts for more, and others use the machine
 		modes, window, round, crowds = modes[:1], 12*time.Second, 3*time.Second, crowds[:3]
@@ -287,28 +288,29 @@ func TestOverload(t *testing.T) {
 				apart(t)
 			}
 			base := fmt.Sprintf("http://127.0.0.1:%d", s.port)
-			crowd, plain := s.buyers(base)
-			buyers := slices.Concat(crowd, plain)
-			r := s.rush(base)
-			best := 0.0
-			for n, workers := range crowds {
-				before := r.counted()
+			shoppers, plain := s.buyers(base)
+			buyers := slices.Concat(shoppers, plain)
+			sells := func(r *rush, workers int, round time.Duration) float64 {
 				began := time.Now()
 				var all sync.WaitGroup
 				for w := range workers {
 					all.Go(func() {
 						for k := 0; time.Since(began) < round; k++ {
-							away := r.buy(t.Context(), buyers[(w+k)%len(buyers)], fmt.Sprintf("%s-best-%d-%d-%d", r.sale.SKU, n, w, k))
+							away := r.buy(t.Context(), buyers[(w+k)%len(buyers)], fmt.Sprintf("%s-%d-%d-%d", r.sale.SKU, began.UnixNano(), w, k))
 							_ = pause(t.Context(), away)
 						}
 					})
 				}
 				s.hold(round)
-				rate := float64(r.counted()-before) / time.Since(began).Seconds()
+				rate := float64(r.counted()) / time.Since(began).Seconds()
 				all.Wait()
-				t.Logf("%d buyers at a time: %.0f a second; %s", workers, rate, r.done())
-				if n > 0 {
-					best = max(best, rate)
+				t.Logf("%d buyers at a time, for %s: %.0f a second; %s", workers, round, rate, r.done())
+				return rate
+			}
+			r, crowd, fastest := s.rush(base), 0, 0.0
+			for n, workers := range crowds {
+				if rate := sells(r, workers, round); n > 0 && rate > fastest {
+					crowd, fastest = workers, rate
 				}
 			}
 			s.agrees(r)
@@ -319,12 +321,14 @@ func TestOverload(t *testing.T) {
 					defer func() { s.t = outer }()
 					r := s.rush(base)
 					v := row{wiring: mode, fault: overloadName(more), seed: 1}
-					began, used := time.Now(), cpu(t)
+					whole := time.Now()
 					defer func() {
-						v.ok, v.wrong, v.total = !t.Failed(), s.wrong, time.Since(began)
+						v.ok, v.wrong, v.total = !t.Failed(), s.wrong, time.Since(whole)
 						results.add(v)
 					}()
-					rate := best * float64(more)
+					before := sells(r, crowd, window/2)
+					began, used := time.Now(), cpu(t)
+					rate := before * float64(more)
 					var all sync.WaitGroup
 					for n := 0; ; n++ {
 						at := time.Duration(float64(n) / rate * float64(time.Second))
@@ -335,7 +339,7 @@ func TestOverload(t *testing.T) {
 					}
 					late, spent := time.Since(began)-window, cpu(t)-used
 					in := r.done()
-					goodput := float64(in.bought) / time.Since(began).Seconds() / best
+					sold := float64(in.bought) / time.Since(began).Seconds()
 					ended := time.Now()
 					for n, quick := 0, false; !quick; n++ {
 						one := time.Now()
@@ -348,8 +352,13 @@ func TestOverload(t *testing.T) {
 					}
 					v.back = time.Since(ended)
 					all.Wait()
+					done := time.Since(ended)
+					_ = r.done()
+					s.hold(5 * time.Second) // until everybody is let in again
+					after := sells(r, crowd, window/2)
+					goodput := sold / ((before + after) / 2)
 					t.Logf("%.0f a second come, for %s (%.1f s late; the load took %.1f s of CPU): %.2f of the best; %s; served again after %s; the last were done after %s",
-						rate, window, late.Seconds(), spent.Seconds(), goodput, in, v.back.Round(time.Millisecond), time.Since(ended).Round(time.Millisecond))
+						rate, window, late.Seconds(), spent.Seconds(), goodput, in, v.back.Round(time.Millisecond), done.Round(time.Millisecond))
 					v.sold, v.repeated = int64(in.bought), in.trouble
 					if goodput < least[more] {
 						s.blame("at %d times the capacity %.2f of the best is sold, want %.2f", more, goodput, least[more])
@@ -368,7 +377,7 @@ func TestOverload(t *testing.T) {
 // rush opens a sale with more than anybody can buy.
 func (s *site) rush(base string) *rush {
 	s.t.Helper()
-	sale, err := journey.OpenSale(s.t.Context(), journey.Crowd{Base: base, Operator: operator, Password: password, Stock: 1_000_000, Units: 1, Limit: 1000, Hold: rushHold, Client: s.client})
+	sale, err := journey.OpenSale(s.t.Context(), journey.Crowd{Base: base, Operator: operator, Password: password, Stock: 1_000_000, Units: 1, Limit: -1, Hold: rushHold, Client: s.client})
 	must(s.t, err)
 	l := &load{
 		s: s.system, base: base, sale: sale, client: &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 4096}},

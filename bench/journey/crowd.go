@@ -22,7 +22,7 @@ type Crowd struct {
 	Shoppers     int
 	Stock        int64
 	Units        int // per order
-	Limit        int // per shopper; 0 means Units
+	Limit        int // per shopper; 0 means Units, and below it there is none
 	Hold         time.Duration
 	AbandonRate  float64 // share of the winners that walk away without paying
 	Concurrency  int     // shoppers at the same time

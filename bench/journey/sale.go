@@ -43,7 +43,7 @@ func OpenSale(ctx context.Context, c Crowd) (Sale, error) {
 	}
 	a, err = op.patient(ctx, "create sale", http.MethodPost, "/api/v1/admin/sales", "sale-"+sku, map[string]any{
 		"name": "Opening minute", "opens_at": now.Add(-time.Minute).Format(time.RFC3339), "ends_at": now.Add(24 * time.Hour).Format(time.RFC3339),
-		"per_user_limit": limit, "hold_seconds": int(max(c.Hold.Seconds(), 1)),
+		"per_user_limit": max(limit, 0), "hold_seconds": int(max(c.Hold.Seconds(), 1)),
 		"items": []map[string]any{{"sku": sku, "unit_price": map[string]any{"amount": 9900, "currency": "EUR"}, "stock": c.Stock}},
 	})
 	if err == nil {
