@@ -119,7 +119,7 @@ func (s *Inventory) decide(ctx context.Context, e transport.Envelope) (_ []trans
 					return nil, shed(err)
 				case row != nil: // decided by another delivery: the ledger says how
 					continue
-				case undecided && !d.Promised: // whoever waits must not hear that nothing was done: an earlier request may win
+				case (undecided || shaded(refusal)) && !d.Promised: // whoever waits must not hear that nothing was done: an earlier request may win
 					return nil, fmt.Errorf("engine: reservation %s: %w", claim.Request.ID(), reservation.ErrInFlight)
 				case undecided:
 					refusal = reservation.ErrOverloaded

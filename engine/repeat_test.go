@@ -302,6 +302,49 @@ func TestRepeatedWhileItsShardIsAway(t *testing.T) {
 	}
 }
 
+// TestFencedWhileAShardIsAway: a call's take was fenced, and it cannot take another because a shard is away, where an earlier
+// call of the same request may be committing one. It does not say that nothing was done.
+func TestFencedWhileAShardIsAway(t *testing.T) {
+	t.Parallel()
+	d := openDesk(t, 5, 1, 0)
+	req := d.request("ann", "k")
+	first := d.draw(req)
+	b := inventory.BucketID{Item: d.item}
+	_, _, err := d.ledger.Reopen(t.Context(), b, first.Legs[0].Epoch)
+	must(t, err)
+	log := slog.New(slog.DiscardHandler)
+	d.admission = engine.NewAdmission(blindfold{d.gate, 0, inventory.ErrUnavailable}, d.ledger, time.Now, noWait, time.Minute, time.Millisecond, log)
+	d.inventory = engine.NewInventory(d.ledger, d.ledger, d.admission, d.keeper, d.gate.Shards(), time.Now, log)
+	t.Cleanup(d.inventory.Close)
+	if _, err := d.hand(first, false); err == nil || transport.NothingHandled(err) {
+		t.Errorf("the call: %v, want one that may have had an effect", err)
+	}
+	if _, err := d.deliver(first); !errors.Is(err, transport.ErrOverloaded) {
+		t.Errorf("a delivery of an accepted one: %v, want it again", err)
+	}
+}
+
+// TestRepeatedWhileNothingIsKnown: a process that has not read the terms of a sale yet, and cannot, does not say for certain
+// that a request did nothing: it may be the repetition of one that won.
+func TestRepeatedWhileNothingIsKnown(t *testing.T) {
+	t.Parallel()
+	d := openDesk(t, 5, 1, 0)
+	req := d.request("ann", "k")
+	if _, err := d.reserve.Reserve(t.Context(), req, ""); err != nil {
+		t.Fatal(err)
+	}
+	log, lost := slog.New(slog.DiscardHandler), true
+	admission := engine.NewAdmission(d.gate, mute{d.ledger, &lost}, time.Now, noWait, time.Minute, time.Millisecond, log)
+	for _, read := range []engine.LedgerReader{d.ledger, silent{d.ledger}} {
+		r := engine.NewReservations(admission, engine.NewFlow(inproc.New(), time.Second, log), read, open(), false, time.Now, log)
+		t.Cleanup(r.Close)
+		out, err := r.Reserve(t.Context(), req, "")
+		if read == engine.LedgerReader(d.ledger) && (err != nil || !out.Replayed) || read != engine.LedgerReader(d.ledger) && !errors.Is(err, reservation.ErrUncertain) {
+			t.Errorf("again: %+v, %v", out, err)
+		}
+	}
+}
+
 // TestPromiseIsNotRefusedByItsTwin: an accepted request lies in the queue while the gate loses its
 // memory; the shopper repeats it and draws again. The first delivery, fenced, must not be refused
 // because the second one's units are in the gate.

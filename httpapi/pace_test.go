@@ -1,8 +1,11 @@
 package httpapi
 
 import (
+	"flashsale/reservation"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"testing"
 	"time"
 
@@ -45,6 +48,29 @@ func TestPaces(t *testing.T) {
 	now = now.Add(-time.Hour) // the clock is set back
 	if got := p.note(hot, true); got != 1 {
 		t.Errorf("after the clock was set back: told %d s", got)
+	}
+}
+
+// TestUncertainIsPaced: those who are told that nobody knows what became of their requests come again one after the other, too.
+func TestUncertainIsPaced(t *testing.T) {
+	t.Parallel()
+	a := New(Config{Timeout: time.Second, MaxRequests: 8, Clock: time.Now, Log: slog.New(slog.DiscardHandler)})
+	a.app.Get("/", func(*fiber.Ctx) error { return reservation.ErrUncertain })
+	latest := 0
+	for range 60 {
+		res, err := a.app.Test(httptest.NewRequest(http.MethodGet, "/", nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+		secs, err := strconv.Atoi(res.Header.Get("Retry-After"))
+		if err != nil || res.StatusCode != http.StatusServiceUnavailable {
+			t.Fatalf("%d, to come again after %q", res.StatusCode, res.Header.Get("Retry-After"))
+		}
+		latest = max(latest, secs)
+	}
+	if latest < 10 {
+		t.Errorf("60 come at the same time, and the last is told to come again after %d s", latest)
 	}
 }
 

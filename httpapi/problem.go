@@ -198,7 +198,7 @@ func (a *API) fail(c *fiber.Ctx, err error) error {
 	if k.status == 401 {
 		c.Set("WWW-Authenticate", `Bearer realm="flashsale"`)
 	}
-	if again := a.paces.note(c.Method()+route(c), k.name == "overloaded"); again > 0 {
+	if again := a.paces.note(c.Method()+route(c), k.name == "overloaded" || k.name == "uncertain"); again > 0 {
 		k.retry = again
 	}
 	var many crowded

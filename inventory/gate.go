@@ -81,7 +81,7 @@ type Pending struct {
 type Keeper interface {
 	// Install opens a bucket under a higher epoch than it has, with the units and the shoppers'
 	// counts of the ledger; pending takes of older epochs are forgotten. An epoch that is not higher, or below 1,
-	// is ignored.
+	// is ignored. After an error ask the ledger again, which raises the epoch: units may have been sold since.
 	Install(ctx context.Context, b BucketID, l Level, users map[id.ID]int) error
 	// Credit applies credits in order; each one only if its number is the next and the epoch is the
 	// bucket's. It returns the number of the last credit applied. ErrFenced, ErrClosed.

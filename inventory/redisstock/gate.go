@@ -217,7 +217,7 @@ const once = "install"
 
 // run sends calls in one pipeline and returns their commands. A call that met a server without the
 // script is sent again, with scripts made for the server's present run; after a broken connection all
-// are sent again but once, for every script is safe to run twice. The error, if any, is
+// are sent again but once, for every other script is safe to run twice, whatever was lost in between. The error, if any, is
 // ErrUnavailable when nothing can have run, and ErrUncertain otherwise.
 func (s *shard) run(ctx context.Context, timeout time.Duration, calls []call) ([]*redis.Cmd, error) {
 	ctx, cancel := context.WithTimeout(ctx, 4*timeout)
@@ -269,7 +269,7 @@ func (s *shard) send(ctx context.Context, calls []call, again bool) (cmds []*red
 	for _, c := range cmds { // each command has its own error
 		switch err := c.Err(); {
 		case err == nil:
-			answered = true // those that did run are answered the same again
+			answered = answered || c.Val() != nil // those that did run are answered the same again
 		case redis.HasErrorPrefix(err, "NOSCRIPT"):
 			missing = true
 		case neverSent(err):
@@ -283,7 +283,7 @@ func (s *shard) send(ctx context.Context, calls []call, again bool) (cmds []*red
 		return nil, true, broken
 	case missing:
 		return nil, answered, errNoScript
-	case refused == nil && err != nil: // none has an error, so none was sent
+	case refused == nil && err != nil && !answered: // none has an error, so none was sent
 		return nil, false, fmt.Errorf("%w: %w", errNotConnected, err)
 	case refused != nil && (!answered || again): // sent before, it may have run then
 		return nil, answered, refused
@@ -291,7 +291,7 @@ func (s *shard) send(ctx context.Context, calls []call, again bool) (cmds []*red
 	return cmds, true, nil
 }
 
-// neverSent reports whether the error came before a byte was written.
+// neverSent reports whether the error came before a byte was written, or says that the server has done nothing.
 func neverSent(err error) bool {
 	var op *net.OpError
 	return errors.As(err, &op) && op.Op == "dial" || errors.Is(err, redis.ErrPoolTimeout) || errors.Is(err, redis.ErrClosed) || errors.Is(err, errNotConnected) ||
@@ -345,7 +345,7 @@ type place struct {
 	epoch  int64
 }
 
-// The places of what once fills in among the arguments of take.
+// The places of what send fills in among the arguments of take.
 const (
 	argNumber = 3
 	argAgain  = 4
@@ -468,7 +468,7 @@ func (g *Gate) Withdraw(ctx context.Context, takes []inventory.TakeRef) (bool, e
 const usersChunk = 1000
 
 // Install implements inventory.Keeper. The shoppers' counts are loaded beside the bucket first, in
-// bounded pieces, and become the bucket's in the same script that raises the epoch.
+// bounded pieces, and become the bucket's in the same script that raises the epoch, if they are all still there.
 func (g *Gate) Install(ctx context.Context, b inventory.BucketID, l inventory.Level, users map[id.ID]int) error {
 	s, err := g.shard(b)
 	if err != nil {
@@ -500,10 +500,19 @@ func (g *Gate) Install(ctx context.Context, b inventory.BucketID, l inventory.Le
 	if err := flush(); err != nil {
 		return err
 	}
-	_, err = s.run(ctx, g.opts.Timeout, []call{{"install", []string{k.meta, k.pending, k.due, k.usersOf(l.Epoch), loaded}, []any{
-		l.Epoch, l.Available, l.Seq, k.users, int64(g.opts.TTL.Seconds()),
+	cmds, err := s.run(ctx, g.opts.Timeout, []call{{once, []string{k.meta, k.pending, k.due, k.usersOf(l.Epoch), loaded}, []any{
+		l.Epoch, l.Available, l.Seq, k.users, int64(g.opts.TTL.Seconds()), len(users),
 	}}})
-	return err
+	if err != nil {
+		return err
+	}
+	switch n, err := cmds[0].Int(); {
+	case err != nil:
+		return fmt.Errorf("%w: %w", inventory.ErrUncertain, err)
+	case n < 0:
+		return fmt.Errorf("%w: the server has lost the shoppers' counts meanwhile", inventory.ErrUnavailable)
+	}
+	return nil
 }
 
 // Credit implements inventory.Keeper.

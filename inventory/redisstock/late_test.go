@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flashsale/id"
 	"flashsale/inventory"
 	"flashsale/inventory/redisstock"
+	"flashsale/reservation"
 	"flashsale/testenv"
 	"io"
 	"net"
@@ -229,6 +231,35 @@ func TestInstallIsNotRepeated(t *testing.T) {
 			wantTake(t, g, take(b, 1), inventory.ErrClosed)
 		})
 	}
+}
+
+// TestInstallWithAllShoppers: a server forgets, before a bucket is installed, the shoppers' counts that were loaded for it.
+// The bucket is not opened without them: those who have units would be unknown to it.
+func TestInstallWithAllShoppers(t *testing.T) {
+	t.Parallel()
+	r, way, g, b := lagged(t)
+	users := map[id.ID]int{id.Derive("u"): 1}
+	way.next(":m\r\n") // the script: the counts are there
+	answer := make(chan error, 1)
+	install := func() { answer <- g.Install(t.Context(), b, inventory.Level{Epoch: 1, Available: 3}, users) }
+	go install()
+	first := way.first(t)
+	if err := client(t, r).FlushAll(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	first.deliver()
+	first.hangUp()
+	if err := <-answer; err == nil {
+		t.Error("installed without the shoppers")
+	}
+	wantTake(t, g, take(b, 1), inventory.ErrClosed)
+	install()
+	if err := <-answer; err != nil {
+		t.Fatal(err)
+	}
+	k := take(b, 1)
+	k.Limit = 1
+	wantTake(t, g, k, reservation.ErrLimitReached)
 }
 
 // TestLateAfterTheDeadline: of a take that was sent again nobody has heard. The first sending comes when it is overdue, and is

@@ -45,7 +45,7 @@ func TestScriptsOfOneRun(t *testing.T) {
 	r := testenv.StartRedis(t)
 	var gates [2]*Gate
 	for i := range gates {
-		g, err := Open(t.Context(), []string{r.URL()}, Options{})
+		g, err := Open(t.Context(), []string{r.URL()}, Options{Timeout: 20 * time.Second})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -68,14 +68,21 @@ func TestScriptsOfOneRun(t *testing.T) {
 	if err := take(gates[0]); err != nil { // the last unit; the snapshot has it still
 		t.Fatal(err)
 	}
-	var once sync.Once
+	var first sync.Once
+	asked, restarted := make(chan bool), make(chan bool)
 	gates[1].shards[0].client.AddHook(afterInfo{do: func() {
-		once.Do(func() {
-			r.Kill()
-			r.Start()
+		first.Do(func() {
+			asked <- true
+			<-restarted
 		})
 	}})
-	if err := take(gates[1]); !errors.Is(err, inventory.ErrUnavailable) {
+	answer := make(chan error, 1)
+	go func() { answer <- take(gates[1]) }()
+	<-asked
+	r.Kill()
+	r.Start()
+	close(restarted)
+	if err := <-answer; !errors.Is(err, inventory.ErrUnavailable) {
 		t.Errorf("a take while the server restarts: %v, want %v", err, inventory.ErrUnavailable)
 	}
 	if n := c.DBSize(t.Context()).Val(); n == 0 {
