@@ -3,8 +3,8 @@
 -- ARGV  1 epoch  2 available  3 number of the last credit  4 prefix of the users' keys  5 time to live, s
 --       6 number of users loaded
 -- Answer: 1 installed, 0 ignored because the epoch is not higher, -1 not all users are there: nothing is done.
--- Run twice, the second time the epoch is not higher; unless the server has forgotten the first, so it is sent once. What another run of the server left
--- behind (a stale snapshot) does not count.
+-- Run twice, the second time the epoch is not higher; unless the server has forgotten the first time, so it is
+-- sent once. What another run of the server left behind (a stale snapshot) does not count.
 local m = redis.call('HMGET', KEYS[1], 'run', 'epoch')
 if tonumber(ARGV[1]) < 1 or (m[1] == RUN and tonumber(m[2]) >= tonumber(ARGV[1])) then
   redis.call('UNLINK', KEYS[5])
