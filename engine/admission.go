@@ -96,7 +96,7 @@ func (a *Admission) admit(ctx context.Context, req reservation.Request, trace, n
 				return inventory.Claim{}, astray, reservation.ErrSaleNotOpen
 			}
 			a.log.WarnContext(ctx, "the sale cannot be read", "sale", req.Sale, "error", err)
-			return inventory.Claim{}, astray, refused{error: reservation.ErrOverloaded, blind: true}
+			return inventory.Claim{}, astray, instead(err, reservation.ErrOverloaded)
 		}
 		item, err := a.check(sale, req)
 		if errors.Is(err, reservation.ErrSaleNotOpen) && from != current && attempt == 0 && sale.MayOpenAt(a.clock()) {

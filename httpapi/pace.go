@@ -10,8 +10,8 @@ import (
 	"github.com/gofiber/fiber/v2"
 )
 
-// paces says of each route when those who are turned away for overload, or told nothing certain, should come again: all at once, a second later,
-// they would be the next overload.
+// paces says of each route when those who are turned away for overload, or told nothing certain, should come again: all at
+// once, a second later, they would be the next overload.
 type paces struct {
 	clock func() time.Time
 	mu    sync.Mutex

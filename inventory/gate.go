@@ -77,7 +77,7 @@ type Pending struct {
 }
 
 // Keeper is the other side of a gate: what keeps it in step with the ledger. The same guarantees
-// hold as for Gate.
+// hold as for Gate, but Install is not to be repeated.
 type Keeper interface {
 	// Install opens a bucket under a higher epoch than it has, with the units and the shoppers'
 	// counts of the ledger; pending takes of older epochs are forgotten. An epoch that is not higher, or below 1,

@@ -1,5 +1,5 @@
 // Package redisstock is a gate on one or more Redis servers, a server a shard. Each operation is one
-// Lua script, atomic and safe to run twice.
+// Lua script, atomic and safe to run twice; the one that opens a bucket is sent once all the same.
 //
 // A server that restarts may come back with a snapshot that is minutes old and has the right epoch.
 // Therefore the text of every script carries the server's run id: a script made for one run is not
