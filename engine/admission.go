@@ -315,15 +315,12 @@ func (c *saleCache) get(ctx context.Context, sale id.ID, must bool) (inventory.S
 	c.mu.Unlock()
 
 	e.mu.Lock()
-	need, next := uint64(1), e.begun+1 // the read that will do, and the first that is current
-	if must {
-		need = next
-	}
-	for {
+	defer e.mu.Unlock()
+	for next := e.begun + 1; ; { // the first read that is current
 		age := c.clock().Sub(e.at)
-		fresh := must || age < c.fresh || e.err == nil && e.reading != nil && age < maxTermsAge
-		if e.ended >= need && fresh {
-			sale, from, err := e.sale, recent, e.err
+		fresh := age < c.fresh || e.err == nil && e.reading != nil && age < maxTermsAge
+		if e.ended >= next || !must && e.ended > 0 && fresh {
+			from := recent
 			switch {
 			case e.unread:
 				from = unread
@@ -332,43 +329,41 @@ func (c *saleCache) get(ctx context.Context, sale id.ID, must bool) (inventory.S
 			case age >= c.fresh:
 				from = old
 			}
-			e.mu.Unlock()
-			return sale, from, err
+			return e.sale, from, e.err
 		}
-		wait := e.reading
-		if wait == nil {
+		if e.reading == nil {
 			e.begun++
 			e.reading = make(chan struct{})
-			e.mu.Unlock()
-			return c.refresh(ctx, sale, e)
+			go c.refresh(context.WithoutCancel(ctx), sale, e) // all wait for it alike: it ends with none of them
 		}
+		wait := e.reading
 		e.mu.Unlock()
 		select {
 		case <-wait:
+			e.mu.Lock()
 		case <-ctx.Done():
+			e.mu.Lock()
 			return inventory.Sale{}, unread, ctx.Err()
 		}
-		e.mu.Lock()
 	}
 }
 
-func (c *saleCache) refresh(ctx context.Context, sale id.ID, e *cachedSale) (inventory.Sale, reading, error) {
-	// Others wait for this read: it must not end with one impatient caller.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+func (c *saleCache) refresh(ctx context.Context, sale id.ID, e *cachedSale) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	s, err := c.read.Sale(ctx, sale)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	now, from := c.clock(), current
+	now := c.clock()
+	e.unread = false
 	switch {
 	case err == nil:
 		e.known = now
 	case !errors.Is(err, inventory.ErrUnknownSale) && !e.known.IsZero() && now.Sub(e.known) < maxUnread:
-		s, err, from = e.sale, nil, unread
+		s, err, e.unread = e.sale, nil, true
 	}
-	e.sale, e.err, e.at, e.unread = s, err, now, from == unread
+	e.sale, e.err, e.at = s, err, now
 	e.ended = e.begun
 	close(e.reading)
 	e.reading = nil
-	return s, from, err
 }

@@ -17,6 +17,7 @@ import (
 type gate struct {
 	mu     sync.Mutex
 	shards []*server
+	nth    map[id.ID]int // which take it was: the IDs are chance
 	flaws  gateFlaws
 }
 
@@ -47,7 +48,7 @@ type counter struct {
 }
 
 func newGate(shards int) *gate {
-	g := &gate{}
+	g := &gate{nth: map[id.ID]int{}}
 	for range shards {
 		g.shards = append(g.shards, &server{buckets: map[inventory.BucketID]*counter{}})
 	}
@@ -128,6 +129,7 @@ func (g *gate) Take(_ context.Context, t inventory.Take) (inventory.Taken, error
 	}
 	c.available -= int64(t.Qty)
 	c.users[t.User] += t.Qty
+	g.nth[t.ID] = len(g.nth)
 	c.pending[t.ID] = inventory.Pending{
 		TakeRef: inventory.TakeRef{ID: t.ID, Bucket: t.Bucket, Epoch: t.Epoch}, User: t.User, Qty: t.Qty, Deadline: t.Deadline, Note: t.Note,
 	}
@@ -256,13 +258,20 @@ func (g *gate) Overdue(_ context.Context, b inventory.BucketID, now time.Time, l
 		return 1
 	}
 	slices.SortFunc(due, func(a, b inventory.Pending) int {
-		return cmp.Or(cmp.Compare(first(a), first(b)), a.Deadline.Compare(b.Deadline), slices.Compare(a.ID[:], b.ID[:]))
+		return cmp.Or(cmp.Compare(first(a), first(b)), a.Deadline.Compare(b.Deadline), cmp.Compare(g.nth[a.ID], g.nth[b.ID]))
 	})
 	due = due[:min(len(due), limit)]
 	for _, p := range due {
 		c.handed[p.ID] = true
 	}
 	return due, nil
+}
+
+// order returns which take it was.
+func (g *gate) order(take id.ID) int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.nth[take]
 }
 
 // free returns the units that can be taken from a bucket; one of another epoch than the ledger's has none.

@@ -97,7 +97,12 @@ func (w *world) boot(i int) {
 		transport.Notification: func(context.Context, transport.Envelope) ([]transport.Envelope, error) { return nil, nil },
 	}
 	keeper.Redrive(func(ctx context.Context, e transport.Envelope) ([]transport.Envelope, error) {
-		ctx = w.as(ctx, "redrive "+short(e.Subject)) // many at once: each has its own name, and begins in a step of its own
+		// Many at once: each has its own name, and begins in a step of its own.
+		d, err := transport.Decode[inventory.ClaimData](e)
+		if err != nil {
+			return nil, err
+		}
+		ctx = w.as(ctx, fmt.Sprintf("redrive %s of take %d", short(e.Subject), w.gate.order(d.Legs[0].Take)))
 		if _, err := do(ctx, w, p, "begins", nil, func() (struct{}, error) { w.saw("decided from the gate"); return struct{}{}, nil }); err != nil {
 			return nil, err
 		}

@@ -98,7 +98,7 @@ func coverage(t *testing.T, seen map[string]int) {
 // TestReplay: a seed is the same run every time, to the last event.
 func TestReplay(t *testing.T) {
 	t.Parallel()
-	for seed := uint64(1); seed <= 20; seed++ {
+	for seed := uint64(1); seed <= 100; seed++ {
 		w, _ := simulate(t, seed, variant{}, true)
 		v, _ := simulate(t, seed, variant{}, true)
 		first, again := w.log, v.log
