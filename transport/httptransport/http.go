@@ -355,6 +355,9 @@ func (t *Transport) call(ctx context.Context, to transport.Service, path, kind s
 	}
 	sent := false
 	for try := 1; ; try++ {
+		if err := ctx.Err(); err != nil { // whoever has no time left says nothing of the peer
+			return nil, unknownIf(sent, err)
+		}
 		if !p.breaker.TryAcquirePermit() {
 			return nil, unknownIf(sent, fmt.Errorf("%s has not been answering; it is asked again in a moment", to))
 		}

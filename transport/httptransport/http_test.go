@@ -221,6 +221,27 @@ func TestPeerStartedAgain(t *testing.T) {
 	crowd(transport.NothingHandled)
 }
 
+// TestNoTimeLeft: many callers whose time is over say nothing of the peer; the next one reaches it.
+func TestNoTimeLeft(t *testing.T) {
+	t.Parallel()
+	s, r := pair(t)
+	r.Handle(transport.Inventory, func(context.Context, transport.Envelope) ([]transport.Envelope, error) { return nil, nil })
+	if err := r.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = r.Stop(context.Background()) })
+	over, cancel := context.WithDeadline(t.Context(), time.Now())
+	defer cancel()
+	for range 100 {
+		if _, err := s.Send(over, transport.Inventory, anEnvelope()); !transport.NothingHandled(err) {
+			t.Fatalf("sent without time: %v", err)
+		}
+	}
+	if _, err := s.Send(t.Context(), transport.Inventory, anEnvelope()); err != nil {
+		t.Errorf("the next one: %v", err)
+	}
+}
+
 // TestStopEndsCalls: a stop does not wait for a peer that hangs, and the call is not known to be unhandled.
 func TestStopEndsCalls(t *testing.T) {
 	t.Parallel()
