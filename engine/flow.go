@@ -1,11 +1,13 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"flashsale/id"
 	"flashsale/transport"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 )
@@ -88,12 +90,15 @@ func (f *Flow) Follow(ctx context.Context, service transport.Service, events []t
 			continue
 		}
 		if r.After && f.after != nil {
+			f.boxes[service].take(e.ID)
 			select {
 			case f.after <- &afterwards{service, e}:
 			default: // too many wait: the relay sends it
+				f.boxes[service].letGo(e.ID)
 			}
 			continue
 		}
+		f.boxes[service].take(e.ID)
 		receipt, ok := f.pass(ctx, service, e)
 		if ok {
 			all = append(all[:len(all):len(all)], receipt.Events...)
@@ -102,14 +107,21 @@ func (f *Flow) Follow(ctx context.Context, service transport.Service, events []t
 	return all
 }
 
-// pass sends an event that is in the service's outbox.
+// pass sends an event that is in the service's outbox, and in hand until it is out of it or could not be sent.
 func (f *Flow) pass(ctx context.Context, service transport.Service, e transport.Envelope) (transport.Receipt, bool) {
+	sent := false
+	defer func() {
+		if !sent {
+			f.boxes[service].letGo(e.ID)
+		}
+	}()
 	receipt, err := f.Dispatch(ctx, e)
 	if err != nil {
 		f.log.WarnContext(ctx, "event stays in the outbox", "service", service, "event", e.Type,
 			"subject", e.Subject, "trace", e.TraceParent, "error", err)
 		return receipt, false
 	}
+	sent = true
 	f.Sent(service, e.ID)
 	return receipt, true
 }
@@ -188,6 +200,7 @@ func (f *Flow) Run(ctx context.Context) error {
 const (
 	relayEvery = 500 * time.Millisecond
 	relayAge   = 2 * time.Second // younger rows are on their way already
+	handAge    = 6 * time.Second // and those of which this process knows that they are
 	relayBatch = 256
 	sweepEvery = 50 * time.Millisecond
 	sweepBatch = 1000
@@ -195,13 +208,16 @@ const (
 )
 
 // relay sends what has been in the outbox for longer than a direct send takes. Handlers know the
-// events by id and state, so sending one twice has no second effect.
+// events by id and state, so sending one twice has no second effect; but it costs as much again, just when there is so
+// much to do that a direct send takes long.
 func (f *Flow) relay(ctx context.Context, box *outbox) error {
 	for {
 		es, err := box.store.Unsent(ctx, relayAge, relayBatch)
 		if err != nil {
 			return err
 		}
+		all := len(es) < relayBatch
+		es = box.due(es)
 		done := make(chan error, len(es))
 		slots := make(chan struct{}, 16)
 		for _, e := range es {
@@ -223,7 +239,7 @@ func (f *Flow) relay(ctx context.Context, box *outbox) error {
 				failed = err
 			}
 		}
-		if failed != nil || len(es) < relayBatch {
+		if failed != nil || all {
 			return failed
 		}
 	}
@@ -255,10 +271,90 @@ type outbox struct {
 	gone    chan id.ID
 	log     *slog.Logger
 	arrived func(context.Context, transport.Envelope) (bool, error) // nil: what was accepted may go
+
+	mu     sync.Mutex
+	inHand map[id.ID]*hand
+	failed []transport.Envelope // leased by the relay while they were in hand, and not sent after all
+}
+
+// hand is an event that this process is sending, or is about to, or to remove.
+type hand struct {
+	times  int
+	since  time.Time
+	leased *transport.Envelope // by the relay, which leaves it alone for handAge; nil: it has not come across it
 }
 
 func newOutbox(service transport.Service, store transport.Outbox, log *slog.Logger) *outbox {
-	return &outbox{service: service, store: store, gone: make(chan id.ID, sweepQueue), log: log}
+	return &outbox{service: service, store: store, gone: make(chan id.ID, sweepQueue), log: log, inHand: map[id.ID]*hand{}}
+}
+
+// take notes that this process sends an event, until letGo or removed. A service without an outbox has nothing to note.
+func (o *outbox) take(event id.ID) {
+	if o == nil {
+		return
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	h := o.inHand[event]
+	if h == nil {
+		h = &hand{since: time.Now()}
+		o.inHand[event] = h
+	}
+	h.times++
+}
+
+// letGo leaves an event to the relay.
+func (o *outbox) letGo(event id.ID) {
+	if o == nil {
+		return
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	h := o.inHand[event]
+	if h == nil {
+		return
+	}
+	if h.times--; h.times > 0 {
+		return
+	}
+	delete(o.inHand, event)
+	if h.leased != nil {
+		o.failed = append(o.failed, *h.leased)
+	}
+}
+
+func (o *outbox) removed(events []id.ID) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, e := range events {
+		delete(o.inHand, e)
+	}
+}
+
+// due returns what the relay is to send now: what it has left alone before, and what it has just leased; but not what is in
+// hand, for which it comes back.
+func (o *outbox) due(leased []transport.Envelope) []transport.Envelope {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	now, due := time.Now(), o.failed
+	o.failed = nil
+	for _, h := range o.inHand {
+		if h.leased != nil && now.Sub(h.since) >= handAge {
+			due = append(due, *h.leased)
+			h.leased = nil
+		}
+	}
+	slices.SortFunc(due, func(a, b transport.Envelope) int {
+		return cmp.Or(a.Time.Compare(b.Time), slices.Compare(a.ID[:], b.ID[:]))
+	})
+	for _, e := range leased {
+		if h := o.inHand[e.ID]; h != nil {
+			h.leased = &e
+		} else {
+			due = append(due, e)
+		}
+	}
+	return due
 }
 
 // sent never blocks: an id that finds the queue full is relayed once more, without a second effect.
@@ -266,6 +362,7 @@ func (o *outbox) sent(event id.ID) {
 	select {
 	case o.gone <- event:
 	default:
+		o.letGo(event)
 	}
 }
 
@@ -310,4 +407,5 @@ func (o *outbox) remove(ctx context.Context, first id.ID) {
 	if err := o.store.MarkSent(ctx, ids); err != nil {
 		o.log.WarnContext(ctx, "sent events stay in the outbox and are sent once more", "service", o.service, "error", err)
 	}
+	o.removed(ids)
 }
