@@ -260,14 +260,24 @@ func TestWorst(t *testing.T) {
 	}
 	calm := engine.Pressure{UnderWay: 500, Most: 1024, Done: 400}
 	busy := engine.Pressure{UnderWay: 300, Late: 200, Done: 50}
-	for _, asks := range [][]func(context.Context) (engine.Pressure, error){
-		{says(calm, nil), says(busy, nil)}, {says(busy, nil), says(calm, nil)}, {says(busy, nil), says(engine.Pressure{}, nil)},
+	is := func(p engine.Pressure, all int) bool {
+		want := busy
+		want.All = all
+		return p == want
+	}
+	for _, c := range []struct {
+		asks []func(context.Context) (engine.Pressure, error)
+		all  int
+	}{
+		{[]func(context.Context) (engine.Pressure, error){says(calm, nil), says(busy, nil)}, 800},
+		{[]func(context.Context) (engine.Pressure, error){says(busy, nil), says(calm, nil)}, 800},
+		{[]func(context.Context) (engine.Pressure, error){says(busy, nil), says(engine.Pressure{}, nil)}, 300},
 	} {
-		if p, err := engine.Worst(asks...)(t.Context()); err != nil || p != busy {
+		if p, err := engine.Worst(c.asks...)(t.Context()); err != nil || !is(p, c.all) {
 			t.Errorf("the worst is %+v, %v", p, err)
 		}
 	}
-	if p, err := engine.Worst(says(busy, nil), says(engine.Pressure{}, transport.ErrUnavailable))(t.Context()); p != busy || !errors.Is(err, transport.ErrUnavailable) {
+	if p, err := engine.Worst(says(busy, nil), says(calm, transport.ErrUnavailable))(t.Context()); !is(p, 300) || !errors.Is(err, transport.ErrUnavailable) {
 		t.Errorf("when one does not answer: %+v, %v", p, err)
 	}
 }

@@ -54,51 +54,57 @@ type Payment struct {
 // order cannot be paid (any more). A decline is not an error: it is the payment's state. transport.ErrOverloaded, and nothing
 // is done, when as many are under way as may be.
 func (s *Payments) Pay(ctx context.Context, user, orderID id.ID, key, method, trace string) (Payment, error) {
-	if s.load.full() {
+	if !s.load.enter() {
 		return Payment{}, transport.ErrOverloaded
 	}
-	pid := payment.NewID(user, orderID, key)
-	print := sha256.Sum256([]byte(method))
-	o, err := s.orders.Order(ctx, user, orderID)
-	if err != nil {
+	p, begun, err := s.begin(ctx, user, orderID, key, method, trace)
+	switch {
+	case err != nil:
 		return Payment{}, err
-	}
-	if o.State != order.Open { // perhaps by this very payment
-		return s.repeated(ctx, pid, print, o)
-	}
-	p, created, err := s.store.Begin(ctx, payment.Payment{
-		ID: pid, Order: orderID, User: user, Amount: o.Total, Method: method, Fingerprint: print,
-		State: payment.Requested, TraceParent: trace,
-	})
-	if err != nil {
-		return Payment{}, err
-	}
-	if !created {
+	case !begun:
 		return s.settled(p, true)
 	}
-	s.load.now.Add(1)
 	e, _ := payment.Follow(p)
 	s.flow.Follow(ctx, transport.Payment, []transport.Envelope{e})
-	if p, err = s.store.Find(ctx, pid); err != nil {
+	if p, err = s.store.Find(ctx, p.ID); err != nil {
 		return Payment{}, err
 	}
 	return s.settled(p, false)
 }
 
-// repeated answers for an order that cannot be paid any more: with the payment, when it was made under this key.
-func (s *Payments) repeated(ctx context.Context, pid id.ID, print [32]byte, o order.Order) (Payment, error) {
+// begin writes the payment down, or returns what the key has begun before.
+func (s *Payments) begin(ctx context.Context, user, orderID id.ID, key, method, trace string) (p payment.Payment, begun bool, err error) {
+	defer func() { s.load.entered(begun) }()
+	pid := payment.NewID(user, orderID, key)
+	print := sha256.Sum256([]byte(method))
+	o, err := s.orders.Order(ctx, user, orderID)
+	if err != nil {
+		return payment.Payment{}, false, err
+	}
+	if o.State != order.Open { // perhaps by this very payment
+		p, err = s.repeated(ctx, pid, print, o)
+		return p, false, err
+	}
+	return s.store.Begin(ctx, payment.Payment{
+		ID: pid, Order: orderID, User: user, Amount: o.Total, Method: method, Fingerprint: print,
+		State: payment.Requested, TraceParent: trace,
+	})
+}
+
+// repeated returns the payment of an order that cannot be paid any more, when it was made under this key.
+func (s *Payments) repeated(ctx context.Context, pid id.ID, print [32]byte, o order.Order) (payment.Payment, error) {
 	known, err := s.store.Find(ctx, pid)
 	switch {
 	case err == nil && known.Fingerprint != print:
-		return Payment{}, payment.ErrKeyReused
+		return payment.Payment{}, payment.ErrKeyReused
 	case err == nil:
-		return s.settled(known, true)
+		return known, nil
 	case !errors.Is(err, payment.ErrNotFound):
-		return Payment{}, err
+		return payment.Payment{}, err
 	case o.State == order.Cancelled && o.Reason == string(reservation.Expired):
-		return Payment{}, reservation.ErrExpired
+		return payment.Payment{}, reservation.ErrExpired
 	}
-	return Payment{}, reservation.ErrIllegalMove
+	return payment.Payment{}, reservation.ErrIllegalMove
 }
 
 // settled says what the state of a payment means to the shopper.

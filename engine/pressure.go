@@ -25,6 +25,7 @@ type Pressure struct {
 	Most     int     `json:"most"` // 0: no bound
 	Came     float64 `json:"came"` // a second, of those that were taken on
 	Done     float64 `json:"done"` // a second
+	All      int     `json:"-"`    // under way in all services that were asked
 }
 
 // level is 1 where no more may be under way, and where as many are late as get done in two seconds: the bound is for
@@ -52,8 +53,9 @@ const (
 // underWay counts payments without an outcome, over all processes. It is as exact as a bound must be: between two looks
 // at the store a process knows of its own only.
 type underWay struct {
-	most int64
-	now  atomic.Int64
+	most     int64
+	now      atomic.Int64
+	entering atomic.Int64 // here, and perhaps not in the store yet
 
 	mu     sync.Mutex
 	looked time.Time
@@ -61,7 +63,22 @@ type underWay struct {
 	last   Pressure
 }
 
-func (u *underWay) full() bool { return u.now.Load() >= u.most }
+// enter takes a place, until entered, unless there is none.
+func (u *underWay) enter() bool {
+	if u.now.Load()+u.entering.Add(1) > u.most {
+		u.entering.Add(-1)
+		return false
+	}
+	return true
+}
+
+// entered gives the place back; the payment that was begun has it now, if one was.
+func (u *underWay) entered(begun bool) {
+	if begun {
+		u.now.Add(1)
+	}
+	u.entering.Add(-1)
+}
 
 // look takes over what the store has.
 func (u *underWay) look(v payment.Traffic, now time.Time) {
@@ -95,7 +112,7 @@ func (s *Payments) Pressure() Pressure {
 	s.load.mu.Lock()
 	defer s.load.mu.Unlock()
 	p := s.load.last
-	p.UnderWay, p.Most = int(max(s.load.now.Load(), 0)), int(s.load.most)
+	p.UnderWay, p.Most = int(max(s.load.now.Load()+s.load.entering.Load(), 0)), int(s.load.most)
 	return p
 }
 
@@ -152,8 +169,8 @@ func (w *work) pressure(now time.Time) Pressure {
 	return w.last
 }
 
-// Worst asks several services for their pressure, all at once, and returns the highest, with the errors of those that do
-// not answer.
+// Worst asks several services for their pressure, all at once, and returns the highest, with what is under way in all and
+// the errors of those that do not answer.
 func Worst(asks ...func(context.Context) (Pressure, error)) func(context.Context) (Pressure, error) {
 	return func(ctx context.Context) (worst Pressure, err error) {
 		all, errs := make([]Pressure, len(asks)), make([]error, len(asks))
@@ -162,11 +179,17 @@ func Worst(asks ...func(context.Context) (Pressure, error)) func(context.Context
 			asked.Go(func() { all[i], errs[i] = ask(ctx) })
 		}
 		asked.Wait()
+		under := 0
 		for i, p := range all {
-			if errs[i] == nil && p.level(0) > worst.level(0) {
+			if errs[i] != nil {
+				continue
+			}
+			under += p.UnderWay
+			if p.level(0) > worst.level(0) {
 				worst = p
 			}
 		}
+		worst.All = under
 		return worst, errors.Join(errs...)
 	}
 }

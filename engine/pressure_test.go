@@ -30,6 +30,7 @@ type till struct {
 	turned                       float64 // away, for there were as many as may be
 	longest                      float64 // queue
 	most                         int
+	shares                       float64     // so many under way get done as fast as can be, for they share commits; fewer take longer each; 0: as long
 	away                         bool        // nobody answers for it
 	behind                       bool        // it has not seen how many come
 	told                         []time.Time // by a server in front, who has drawn a lot: no, until then; none: no server
@@ -47,7 +48,15 @@ func (p *till) pressure(context.Context) (engine.Pressure, error) {
 	if p.behind {
 		came = p.perSecond
 	}
-	return engine.Pressure{UnderWay: int(p.under), Late: int(late), Most: p.most, Came: came, Done: p.perSecond}, nil
+	return engine.Pressure{UnderWay: int(p.under), Late: int(late), Most: p.most, Came: came, Done: p.speed()}, nil
+}
+
+// speed is how many get done a second.
+func (p *till) speed() float64 {
+	if p.shares == 0 {
+		return p.perSecond
+	}
+	return p.perSecond * (0.4 + 0.6*min(1, p.under/p.shares))
 }
 
 // goAway leaves nobody who answers, or makes a payment.
@@ -98,7 +107,7 @@ func (p *till) run(throttles []*engine.Throttle, rate float64, d time.Duration) 
 		if over := p.under - float64(p.most); over > 0 {
 			p.under, p.turned = p.under-over, p.turned+over
 		}
-		now := min(p.under, p.perSecond*step.Seconds())
+		now := min(p.under, p.speed()*step.Seconds())
 		p.under, p.done = p.under-now, p.done+now
 		p.longest = max(p.longest, p.under)
 		p.mu.Unlock()
@@ -117,13 +126,16 @@ func TestThrottle(t *testing.T) {
 		perSecond float64
 		times     []float64
 		behind    bool
+		shares    float64
 	}{
-		{1, 200, []float64{3, 10}, false},
-		{2, 200, []float64{3, 10}, false},
-		{4, 50, []float64{3, 10}, false},
-		{1, 30, []float64{3, 10}, false},
-		{2, 3000, []float64{3, 10}, false},
-		{1, 50, []float64{60, 3}, true},
+		{1, 200, []float64{3, 10}, false, 0},
+		{2, 200, []float64{3, 10}, false, 0},
+		{4, 50, []float64{3, 10}, false, 0},
+		{1, 30, []float64{3, 10}, false, 0},
+		{2, 3000, []float64{3, 10}, false, 0},
+		{1, 50, []float64{60, 3}, true, 0},
+		{1, 350, []float64{3, 10}, false, 180},
+		{2, 350, []float64{3, 10}, false, 180},
 	} {
 		for _, lots := range []int{0, engine.Lots} {
 			t.Run(fmt.Sprintf("%+v, %d lots", c, lots), func(t *testing.T) {
@@ -131,7 +143,7 @@ func TestThrottle(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					ctx, cancel := context.WithCancel(t.Context())
 					defer cancel()
-					p := &till{perSecond: c.perSecond, most: 512, behind: c.behind, told: make([]time.Time, lots), chance: chance()}
+					p := &till{perSecond: c.perSecond, most: 512, behind: c.behind, shares: c.shares, told: make([]time.Time, lots), chance: chance()}
 					var all []*engine.Throttle
 					for range c.processes {
 						th := engine.NewThrottle(p.pressure, time.Now, slog.New(slog.DiscardHandler))
@@ -200,7 +212,7 @@ func TestThrottleBehindNginx(t *testing.T) {
 				pressure := p.pressure
 				if stuck {
 					pressure = func(context.Context) (engine.Pressure, error) {
-						return engine.Pressure{UnderWay: 600, Most: 512, Came: perSecond, Done: perSecond}, nil
+						return engine.Pressure{UnderWay: 900, Most: 512, Came: perSecond, Done: perSecond}, nil
 					}
 				}
 				another := throttle(pressure)
@@ -227,12 +239,12 @@ func TestWhenIsTooMany(t *testing.T) {
 		turns   bool
 	}{
 		"few":                 {p: engine.Pressure{UnderWay: 500, Most: 1024, Done: 300}},
-		"many":                {p: engine.Pressure{UnderWay: 600, Most: 1024, Done: 300}, turns: true},
+		"many":                {p: engine.Pressure{UnderWay: 600, Most: 1024, Done: 100}, turns: true},
 		"some late":           {p: engine.Pressure{UnderWay: 100, Late: 90, Most: 1024, Done: 100}},
-		"many late":           {p: engine.Pressure{UnderWay: 150, Late: 110, Most: 1024, Done: 100}, turns: true},
+		"many late":           {p: engine.Pressure{UnderWay: 500, Late: 400, Most: 1024, Done: 100}, turns: true},
 		"late after a death":  {p: engine.Pressure{UnderWay: 30, Late: 30, Most: 1024, Done: 2}},
 		"nothing gets done":   {p: engine.Pressure{UnderWay: 400, Late: 400, Most: 1024}},
-		"it often is silent":  {p: engine.Pressure{UnderWay: 600, Most: 1024, Done: 300}, answers: func(n int) bool { return n%4 == 0 }, turns: true},
+		"it often is silent":  {p: engine.Pressure{UnderWay: 600, Most: 1024, Done: 100}, answers: func(n int) bool { return n%4 == 0 }, turns: true},
 		"it is always silent": {p: engine.Pressure{UnderWay: 600, Most: 1024, Done: 300}, answers: func(n int) bool { return n < 8 }},
 	} {
 		synctest.Test(t, func(t *testing.T) {
@@ -326,5 +338,50 @@ func TestMostPaying(t *testing.T) {
 	cancel()
 	if err := s.LookOnce(gone); err == nil || s.Pressure().Done != 0 {
 		t.Errorf("when the store cannot be looked at (%v) it is told what was: %+v", err, s.Pressure())
+	}
+}
+
+// slowOrders answers when it is let.
+type slowOrders struct{ come, answer chan struct{} }
+
+func (s slowOrders) Order(context.Context, id.ID, id.ID) (order.Order, error) {
+	s.come <- struct{}{}
+	<-s.answer
+	return order.Order{}, order.ErrNotFound
+}
+
+// TestMostPayingAtOnce: those who come before the first of them is in the store do not get past the bound together.
+func TestMostPayingAtOnce(t *testing.T) {
+	t.Parallel()
+	const most, come = 2, 6
+	slow := slowOrders{make(chan struct{}, come), make(chan struct{})}
+	log := slog.New(slog.DiscardHandler)
+	s := engine.NewPayments(nil, nil, slow, engine.NewFlow(nil, time.Second, log), time.Second, most, time.Now, log)
+	said := make(chan error, come)
+	pay := func() {
+		_, err := s.Pay(t.Context(), id.Derive("user"), id.Derive("order"), "key", "tok_ok", "")
+		said <- err
+	}
+	for range most {
+		go pay()
+		<-slow.come
+	}
+	if p := s.Pressure(); p.UnderWay != most {
+		t.Errorf("%d are under way, want %d", p.UnderWay, most)
+	}
+	for range come - most {
+		go pay()
+		if err := <-said; !errors.Is(err, transport.ErrOverloaded) {
+			t.Errorf("one more is told %v", err)
+		}
+	}
+	close(slow.answer)
+	for range most {
+		if err := <-said; !errors.Is(err, order.ErrNotFound) {
+			t.Errorf("who came first is told %v", err)
+		}
+	}
+	if p := s.Pressure(); p.UnderWay != 0 {
+		t.Errorf("%d are under way when all have gone", p.UnderWay)
 	}
 }

@@ -14,22 +14,22 @@ type Throttle struct {
 	clock func() time.Time
 	log   *slog.Logger
 
-	mu       sync.Mutex
-	rate     float64 // a second; 0: any number
-	known    float64 // rate at which they got done when they were too many last; forgotten while they still are
-	pressure float64 // at the last look
-	tokens   float64 // of what may be let in now; a quarter of a second's at most
-	filled   time.Time
-	in       int // since the last look
-	came     int
-	entering float64 // a second
-	coming   float64
-	let      float64 // entering, over some seconds
-	begun    float64 // and what began where there was most to do
-	done     float64 // and ended there
-	looked   time.Time
-	lots     lots
-	silent   int // asks without an answer, in a row; Run's own
+	mu     sync.Mutex
+	rate   float64 // a second; 0: any number
+	tokens float64 // of what may be let in now; a second's at most, for who comes does not come evenly
+	filled time.Time
+	in     int // since the last look
+	came   int
+	coming float64 // a second
+	let    float64 // in a second, over some of them
+	begun  float64 // and what began where there was most to do
+	done   float64 // and ended there
+	best   float64 // of done, not long ago
+	under  float64 // way in all, over half a second
+	most   int     // that may be, as far as anybody says; 0: any number
+	looked time.Time
+	lots   lots
+	silent int // asks without an answer, in a row; Run's own
 }
 
 // NewThrottle returns a Throttle that lets in everybody until Run hears of pressure.
@@ -75,7 +75,7 @@ func (t *Throttle) Enter() bool {
 
 // token reports whether there is one.
 func (t *Throttle) token(now time.Time) bool {
-	t.tokens = min(t.tokens+t.rate*max(now.Sub(t.filled), 0).Seconds(), max(1, t.rate*lookEvery.Seconds()))
+	t.tokens = min(t.tokens+t.rate*max(now.Sub(t.filled), 0).Seconds(), max(1, t.rate))
 	t.filled = now
 	return t.tokens >= 1
 }
@@ -104,20 +104,22 @@ func (t *Throttle) Run(ctx context.Context) error {
 	})
 }
 
-// How the rate follows the pressure: held where half of what may be under way is, or as many are late as get done in a second.
-// While there is more, it goes down by so much a look at most, and no further than to a part of what is known to get done;
-// when there is less it is soon there again, and feels its way beyond: slowly, for what comes of it is seen seconds later.
+// While there is too much to do, as many are let in as get done, and so many more or fewer that as many will be under way,
+// settle from now, as should be: half of what may be, or fewer where that is more than gets done in wantedWait. It is not fewer
+// than that either, although nobody would wait longer than he has to: what is under way at the same time shares commits, and
+// with a fourth of it each costs twice as much. So it is known from the best of the last while, not from what gets done when
+// too few are let in.
 const (
 	wantedPressure = 0.5
-	slowest        = 0.7
-	back           = 1.3
-	beyond         = 1.03
-	drained        = 0.4
-	forgotten      = 0.95
-	learned        = 1.02
-	mostSilent     = 8 // looks: the answer is late when there are many, and that is no reason to let in more
+	wantedWait     = 3.0  // seconds
+	settle         = 2.5  // seconds
+	remembered     = 10.0 // seconds
+	leastShare     = 1.0 / 8
+	back           = 1.3 // times a look
+	mostSilent     = 8   // looks: the answer is late when there are many, and that is no reason to let in more
 	leastRate      = 1.0
-	long           = 4.0 // seconds: what gets done in one says little
+	long           = 4.0 // seconds: what gets done in one says little, for groups move through the services together
+	short          = 0.5 // seconds
 )
 
 func (t *Throttle) look(ctx context.Context, p Pressure) {
@@ -129,44 +131,34 @@ func (t *Throttle) look(ctx context.Context, p Pressure) {
 		t.looked = now
 		return
 	}
-	t.entering, t.coming = smooth(t.entering, float64(t.in), past), smooth(t.coming, float64(t.came), past)
+	t.coming = smooth(t.coming, float64(t.came), past)
 	t.let = average(t.let, float64(t.in)/past, past, long)
 	t.begun, t.done = average(t.begun, p.Came, past, long), average(t.done, p.Done, past, long)
 	t.in, t.came, t.looked = 0, 0, now
 	t.lots.look(past)
+	t.best = max(t.done, t.best*math.Exp(-past/remembered))
+	t.under = average(t.under, float64(max(p.UnderWay, p.All)), past, short)
+	if p.Most > 0 {
+		t.most = p.Most
+	}
 	pressure := p.level(t.done)
-	was := t.pressure
-	t.pressure = pressure
 	switch {
 	case pressure <= wantedPressure && t.rate == 0:
 	case pressure <= wantedPressure && t.rate > 2*t.crowd()+leastRate: // nobody is turned away
-		t.rate, t.known = 0, 0
+		t.rate = 0
 		t.log.InfoContext(ctx, "reservations are let in as they come")
-	case pressure <= wantedPressure && t.rate < t.known:
+	case p == Pressure{} && t.rate > 0: // nobody can be asked, or has anything to do
 		t.rate *= back
-	case pressure <= wantedPressure:
-		t.rate *= beyond
-	case was <= wantedPressure: // as many fewer as get done of those that come: the next ones are on their way already
-		done := t.entering
-		if p.Came > p.Done {
-			done *= p.Done / p.Came
-		}
-		t.known = max(leastRate, done, min(t.let, t.capacity()), t.known/2)
-		if t.let < leastRate { // it has just been started, beside others, and knows nothing yet
-			t.known = max(t.known, p.Done/4)
-		}
-		if t.rate == 0 {
-			t.log.WarnContext(ctx, "reservations are let in no faster than they are decided and paid for", "under_way", p.UnderWay, "late", p.Late, "of", p.Most, "a_second", int(t.known))
-			t.rate, t.filled = t.known, now
-		}
-		t.rate = min(t.rate, t.known)
 	default:
-		t.known = max(leastRate, min(max(t.capacity(), t.known*forgotten), t.known*learned))
-		t.rate = max(leastRate, t.known*drained, t.rate*max(slowest, 1-2*(1-slowest)*(pressure-wantedPressure)))
+		if t.rate == 0 {
+			t.log.WarnContext(ctx, "reservations are let in no faster than they are decided and paid for", "under_way", p.UnderWay, "late", p.Late, "of", p.Most, "a_second", int(t.done))
+			t.filled = now
+		}
+		t.rate = max(leastRate, t.share()*(t.done+(t.wanted()-t.under)/settle))
 	}
 	want := math.Inf(1)
-	if t.rate > 0 { // no fewer than get done in all: others may let in more than are let in here
-		want = max(enough*t.rate, p.Done, t.done)
+	if t.rate > 0 {
+		want = enough * max(t.rate, t.done)
 	}
 	t.lots.ask(want)
 }
@@ -174,27 +166,37 @@ func (t *Throttle) look(ctx context.Context, p Pressure) {
 // crowd is how many come, a second, as far as they come to this process; those included who are told no in front.
 func (t *Throttle) crowd() float64 { return max(t.coming, t.lots.each*Lots) }
 
-// capacity is how many of those let in here get done, a second.
-func (t *Throttle) capacity() float64 {
-	if t.begun <= 0 {
-		return t.let
+// wanted is how many are best under way.
+func (t *Throttle) wanted() float64 {
+	want := wantedWait * max(t.best, leastRate)
+	if t.most > 0 {
+		want = min(want, wantedPressure*float64(t.most))
 	}
-	return t.let * t.done / t.begun
+	return want
+}
+
+// share is which part of those that begin was let in here. Who has just been started, beside others, has a small one.
+func (t *Throttle) share() float64 {
+	if t.begun <= 0 {
+		return 1
+	}
+	return min(1, max(leastShare, t.let/t.begun))
 }
 
 // Lots is how many there are to draw.
 const Lots = 64
 
 // lots says with which of them everybody is told no again, without being asked about here: where ten times as many come as
-// are let in, nearly all the work would be to say no. Twice as many are to come here as are let in: enough to let in more
-// when it is time, for whoever is told no in front is told so for a second or two.
+// are let in, nearly all the work would be to say no. A quarter more are to come here than are let in, or get done in all, for
+// there may be other processes: enough to let in more when it is time, though whoever is told no in front is told so for a
+// second or two.
 type lots struct {
 	open int     // with the first so many everybody is asked about; 0: with all
 	came int     // with those, since the last look
 	each float64 // come with one, a second
 }
 
-const enough = 2.0
+const enough = 1.25
 
 func (l *lots) asked(lot int) bool { return l.open == 0 || lot < l.open }
 
