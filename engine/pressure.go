@@ -44,6 +44,17 @@ func (p Pressure) level(usual float64) float64 {
 	return level
 }
 
+// room is for how many more there is room until the pressure is the wanted one; fewer than none when it is higher. most may be
+// under way, or any number if it is 0, and usual is what gets done a second. How long a provider takes says nothing here: what
+// it is asked for is under way, but not late.
+func (p Pressure) room(most int, usual float64) float64 {
+	room := wantedPressure*muchLate.Seconds()*max(usual, fewDone) - float64(p.Late)
+	if most > 0 {
+		room = min(room, wantedPressure*float64(most)-float64(max(p.UnderWay, p.All)))
+	}
+	return room
+}
+
 const (
 	lateAfter = time.Second
 	muchLate  = 2 * time.Second

@@ -25,8 +25,10 @@ type Throttle struct {
 	begun  float64 // and what began where there was most to do
 	done   float64 // and ended there
 	best   float64 // of done, not long ago
-	under  float64 // way in all, over half a second
-	most   int     // that may be, as far as anybody says; 0: any number
+	room   float64 // for so many more, over half a second
+	most   int     // that may be under way, as far as anybody says; 0: any number
+	turned int     // away since the last look
+	calm   float64 // for so many seconds
 	looked time.Time
 	lots   lots
 	silent int // asks without an answer, in a row; Run's own
@@ -55,6 +57,7 @@ func (t *Throttle) Come(lot int) Turned {
 	if t.rate == 0 || t.token(now) {
 		return Turned{}
 	}
+	t.turned++
 	return Turned{Away: true, Again: !t.lots.asked(lot), Turns: t.crowd() / t.rate}
 }
 
@@ -65,6 +68,7 @@ func (t *Throttle) Enter() bool {
 	defer t.mu.Unlock()
 	if t.rate > 0 {
 		if !t.token(now) {
+			t.turned++
 			return false
 		}
 		t.tokens--
@@ -104,17 +108,16 @@ func (t *Throttle) Run(ctx context.Context) error {
 	})
 }
 
-// While there is too much to do, as many are let in as get done, and so many more or fewer that as many will be under way,
-// settle from now, as should be: half of what may be, or fewer where that is more than gets done in wantedWait. It is not fewer
-// than that either, although nobody would wait longer than he has to: what is under way at the same time shares commits, and
-// with a fourth of it each costs twice as much. So it is known from the best of the last while, not from what gets done when
-// too few are let in.
+// While there is too much to do, as many are let in as get done, and so many more or fewer that the pressure will be the wanted
+// one, settle from now: half of what may be is under way then, or fewer, where that is more than gets done in time. It is not
+// fewer than that either, although nobody would wait longer than he has to: what is under way at the same time shares commits,
+// and with a fourth of it each costs twice as much.
 const (
 	wantedPressure = 0.5
-	wantedWait     = 3.0  // seconds
 	settle         = 2.5  // seconds
 	remembered     = 10.0 // seconds
 	leastShare     = 1.0 / 8
+	calmFor        = 4.0 // seconds in which nobody had to be turned away
 	back           = 1.3 // times a look
 	mostSilent     = 8   // looks: the answer is late when there are many, and that is no reason to let in more
 	leastRate      = 1.0
@@ -137,14 +140,18 @@ func (t *Throttle) look(ctx context.Context, p Pressure) {
 	t.in, t.came, t.looked = 0, 0, now
 	t.lots.look(past)
 	t.best = max(t.done, t.best*math.Exp(-past/remembered))
-	t.under = average(t.under, float64(max(p.UnderWay, p.All)), past, short)
 	if p.Most > 0 {
 		t.most = p.Most
 	}
+	t.room = average(t.room, p.room(t.most, t.best), past, short)
 	pressure := p.level(t.done)
+	if t.calm += past; t.turned > 0 || pressure > wantedPressure {
+		t.calm = 0
+	}
+	t.turned = 0
 	switch {
 	case pressure <= wantedPressure && t.rate == 0:
-	case pressure <= wantedPressure && t.rate > 2*t.crowd()+leastRate: // nobody is turned away
+	case t.calm >= calmFor:
 		t.rate = 0
 		t.log.InfoContext(ctx, "reservations are let in as they come")
 	case p == Pressure{} && t.rate > 0: // nobody can be asked, or has anything to do
@@ -154,7 +161,7 @@ func (t *Throttle) look(ctx context.Context, p Pressure) {
 			t.log.WarnContext(ctx, "reservations are let in no faster than they are decided and paid for", "under_way", p.UnderWay, "late", p.Late, "of", p.Most, "a_second", int(t.done))
 			t.filled = now
 		}
-		t.rate = max(leastRate, t.share()*(t.done+(t.wanted()-t.under)/settle))
+		t.rate = max(leastRate, t.share()*(t.done+t.room/settle))
 	}
 	want := math.Inf(1)
 	if t.rate > 0 {
@@ -165,15 +172,6 @@ func (t *Throttle) look(ctx context.Context, p Pressure) {
 
 // crowd is how many come, a second, as far as they come to this process; those included who are told no in front.
 func (t *Throttle) crowd() float64 { return max(t.coming, t.lots.each*Lots) }
-
-// wanted is how many are best under way.
-func (t *Throttle) wanted() float64 {
-	want := wantedWait * max(t.best, leastRate)
-	if t.most > 0 {
-		want = min(want, wantedPressure*float64(t.most))
-	}
-	return want
-}
 
 // share is which part of those that begin was let in here. Who has just been started, beside others, has a small one.
 func (t *Throttle) share() float64 {
