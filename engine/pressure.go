@@ -76,7 +76,7 @@ type underWay struct {
 
 // enter takes a place, until entered, unless there is none.
 func (u *underWay) enter() bool {
-	if u.now.Load()+u.entering.Add(1) > u.most {
+	if entering := u.entering.Add(1); u.now.Load()+entering > u.most { // first: who goes from one to the other counts twice, not never
 		u.entering.Add(-1)
 		return false
 	}

@@ -32,6 +32,7 @@ type till struct {
 	most                         int
 	shares                       float64     // so many under way get done as fast as can be, for they share commits; fewer take longer each; 0: as long
 	takes                        float64     // seconds at the provider, who has any number in hand; 0: no time
+	buys                         float64     // the part of those let in who pay; 0: all
 	away                         bool        // nobody answers for it
 	behind                       bool        // it has not seen how many come
 	told                         []time.Time // by a server in front, who has drawn a lot: no, until then; none: no server
@@ -109,6 +110,9 @@ func (p *till) run(throttles []*engine.Throttle, rate float64, d time.Duration) 
 		}
 		in += entered
 		p.mu.Lock()
+		if p.buys > 0 {
+			entered *= p.buys
+		}
 		p.came = 0.99*p.came + 0.01*entered/step.Seconds() // over the last second
 		p.under += entered
 		if over := p.under - float64(p.most); over > 0 {
@@ -128,6 +132,7 @@ func (p *till) run(throttles []*engine.Throttle, rate float64, d time.Duration) 
 // keeps most of those from the throttles who have come for nothing.
 func TestThrottle(t *testing.T) {
 	t.Parallel()
+	deciding := func(context.Context) (engine.Pressure, error) { return engine.Pressure{UnderWay: 5}, nil }
 	for _, c := range []struct {
 		processes int
 		perSecond float64
@@ -135,17 +140,20 @@ func TestThrottle(t *testing.T) {
 		behind    bool
 		shares    float64
 		takes     float64
+		buys      float64
 	}{
-		{1, 200, []float64{3, 10}, false, 0, 0},
-		{2, 200, []float64{3, 10}, false, 0, 0},
-		{4, 50, []float64{3, 10}, false, 0, 0},
-		{1, 30, []float64{3, 10}, false, 0, 0},
-		{2, 3000, []float64{3, 10}, false, 0, 0},
-		{1, 50, []float64{60, 3}, true, 0, 0},
-		{1, 350, []float64{3, 10}, false, 180, 0},
-		{2, 350, []float64{3, 10}, false, 180, 0},
-		{1, 25, []float64{3, 10}, false, 0, 10},
-		{2, 25, []float64{3, 10}, false, 0, 10},
+		{1, 200, []float64{3, 10}, false, 0, 0, 0},
+		{2, 200, []float64{3, 10}, false, 0, 0, 0},
+		{4, 50, []float64{3, 10}, false, 0, 0, 0},
+		{1, 30, []float64{3, 10}, false, 0, 0, 0},
+		{2, 3000, []float64{3, 10}, false, 0, 0, 0},
+		{1, 50, []float64{60, 3}, true, 0, 0, 0},
+		{1, 350, []float64{3, 10}, false, 180, 0, 0},
+		{2, 350, []float64{3, 10}, false, 180, 0, 0},
+		{1, 25, []float64{3, 10}, false, 0, 10, 0},
+		{2, 25, []float64{3, 10}, false, 0, 10, 0},
+		{1, 200, []float64{10}, false, 0, 0, 0.5},
+		{2, 200, []float64{30}, false, 0, 0, 0.1},
 	} {
 		for _, lots := range []int{0, engine.Lots} {
 			t.Run(fmt.Sprintf("%+v, %d lots", c, lots), func(t *testing.T) {
@@ -153,10 +161,10 @@ func TestThrottle(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					ctx, cancel := context.WithCancel(t.Context())
 					defer cancel()
-					p := &till{perSecond: c.perSecond, most: 512, behind: c.behind, shares: c.shares, takes: c.takes, told: make([]time.Time, lots), chance: chance()}
+					p := &till{perSecond: c.perSecond, most: 512, behind: c.behind, shares: c.shares, takes: c.takes, buys: c.buys, told: make([]time.Time, lots), chance: chance()}
 					var all []*engine.Throttle
 					for range c.processes {
-						th := engine.NewThrottle(p.pressure, time.Now, slog.New(slog.DiscardHandler))
+						th := engine.NewThrottle(engine.Worst(p.pressure, deciding), time.Now, slog.New(slog.DiscardHandler))
 						go func() { _ = th.Run(ctx) }()
 						all = append(all, th)
 					}
@@ -171,10 +179,15 @@ func TestThrottle(t *testing.T) {
 						if c.takes > 0 { // as many as may be under way, not as fast as can be
 							least, most = 0.85, 1.2
 						}
-						if paid < least*c.perSecond || in > most*c.perSecond {
+						perSecond := c.perSecond // that are to be let in
+						if c.buys > 0 {
+							perSecond /= c.buys
+							least, most = 0.85, 1.2
+						}
+						if paid < least*c.perSecond || in > most*perSecond {
 							t.Errorf("at %.0f times as many: %.0f a second are let in, and %.0f pay", times, in, paid)
 						}
-						if asked := p.asked / 60; lots > 0 && asked > 1.3*float64(max(2, c.processes))*c.perSecond+engine.Lots {
+						if asked := p.asked / 60; lots > 0 && asked > 1.3*float64(max(2, c.processes))*perSecond+engine.Lots {
 							t.Errorf("at %.0f times as many the throttles are asked %.0f times a second", times, asked)
 						}
 						if wait := p.longest / c.perSecond; wait > 6+c.takes {

@@ -108,10 +108,10 @@ func (t *Throttle) Run(ctx context.Context) error {
 	})
 }
 
-// While there is too much to do, as many are let in as get done, and so many more or fewer that the pressure will be the wanted
-// one, settle from now: half of what may be is under way then, or fewer, where that is more than gets done in time. It is not
-// fewer than that either, although nobody would wait longer than he has to: what is under way at the same time shares commits,
-// and with a fourth of it each costs twice as much.
+// While there is too much to do, as many are let in as get done with, and so many more or fewer that the pressure will be the
+// wanted one, settle from now: half of what may be is under way then, or fewer, where that is more than gets done in time. Fewer
+// still would wait less, but cost more: what is under way at the same time shares commits, and with a fourth of it each costs
+// twice as much.
 const (
 	wantedPressure = 0.5
 	settle         = 2.5  // seconds
@@ -154,14 +154,14 @@ func (t *Throttle) look(ctx context.Context, p Pressure) {
 	case t.calm >= calmFor:
 		t.rate = 0
 		t.log.InfoContext(ctx, "reservations are let in as they come")
-	case p == Pressure{} && t.rate > 0: // nobody can be asked, or has anything to do
+	case p.level(0) == 0 && t.rate > 0: // nobody can be asked, or has anything to do
 		t.rate *= back
 	default:
 		if t.rate == 0 {
 			t.log.WarnContext(ctx, "reservations are let in no faster than they are decided and paid for", "under_way", p.UnderWay, "late", p.Late, "of", p.Most, "a_second", int(t.done))
 			t.filled = now
 		}
-		t.rate = max(leastRate, t.share()*(t.done+t.room/settle))
+		t.rate = max(leastRate, max(t.capacity(), t.share()*t.done)+t.share()*t.room/settle)
 	}
 	want := math.Inf(1)
 	if t.rate > 0 {
@@ -172,6 +172,15 @@ func (t *Throttle) look(ctx context.Context, p Pressure) {
 
 // crowd is how many come, a second, as far as they come to this process; those included who are told no in front.
 func (t *Throttle) crowd() float64 { return max(t.coming, t.lots.each*Lots) }
+
+// capacity is how many of those let in here get done with, a second: who never pays, or is told that all is sold, is not in what
+// began. As long as nothing began, all do.
+func (t *Throttle) capacity() float64 {
+	if t.begun < leastRate {
+		return t.let
+	}
+	return t.let * min(t.done/t.begun, 1)
+}
 
 // share is which part of those that begin was let in here. Who has just been started, beside others, has a small one.
 func (t *Throttle) share() float64 {
