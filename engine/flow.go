@@ -107,7 +107,7 @@ func (f *Flow) Follow(ctx context.Context, service transport.Service, events []t
 	return all
 }
 
-// pass sends an event that is in the service's outbox, and in hand until it is out of it or could not be sent.
+// pass sends an event that its caller has taken in hand, where it stays until it is out of the outbox or could not be sent.
 func (f *Flow) pass(ctx context.Context, service transport.Service, e transport.Envelope) (transport.Receipt, bool) {
 	sent := false
 	defer func() {
