@@ -173,8 +173,12 @@ func (a *API) frame(c *fiber.Ctx) (err error) {
 		} else {
 			a.paces.note(c.Method()+route, false)
 		}
-		a.log(c, route, began)
-		answered(route, c.Response().StatusCode())
+		status := c.Response().StatusCode()
+		if status > away {
+			status = fiber.StatusServiceUnavailable
+		}
+		a.log(c, route, status, began)
+		answered(route, status)
 	}()
 	if api { // health is answered under any load
 		select {
@@ -198,9 +202,8 @@ func route(c *fiber.Ctx) string {
 	return "unmatched"
 }
 
-func (a *API) log(c *fiber.Ctx, route string, began time.Time) {
+func (a *API) log(c *fiber.Ctx, route string, status int, began time.Time) {
 	took := a.cfg.Clock().Sub(began)
-	status := c.Response().StatusCode()
 	if a.cfg.Observe != nil {
 		a.cfg.Observe(c.Method(), route, status, took)
 	}

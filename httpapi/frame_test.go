@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -121,8 +122,9 @@ func (d drawn) Come(lot int) engine.Turned {
 // TestDoor: whoever there is no room for is told so before he is asked who he is, in words that are not for him alone.
 func TestDoor(t *testing.T) {
 	t.Parallel()
-	var drew []int
+	var drew, observed []int
 	a := New(Config{
+		Observe: func(_, _ string, status int, _ time.Duration) { observed = append(observed, status) },
 		Timeout: time.Second, MaxRequests: 8, ShopperRate: 10, Clock: time.Now, Log: slog.New(slog.DiscardHandler),
 		Verify: func(string) (id.ID, account.Role, error) { return id.Derive("user"), account.Shopper, nil },
 	})
@@ -140,12 +142,12 @@ func TestDoor(t *testing.T) {
 		{"7c", 31, 401, ""},
 		{"80", 32, 503, ""},
 		{"bc", 47, 503, ""},
-		{"c0", 48, 503, "1"},
-		{"fc", 63, 503, "1"},
+		{"c0", 48, 550, "1"},
+		{"fc", 63, 550, "1"},
 	} {
 		r := httptest.NewRequestWithContext(t.Context(), "POST", "/api/v1/reservations", strings.NewReader("{}"))
 		r.Header.Set("X-Lot", c.lot)
-		if c.status == 503 {
+		if c.status >= 503 {
 			r.Header.Set("Authorization", "Bearer somebody")
 		}
 		res, err := a.app.Test(r)
@@ -153,7 +155,16 @@ func TestDoor(t *testing.T) {
 			t.Fatal(err)
 		}
 		_ = res.Body.Close()
-		if res.StatusCode != c.status || res.Header.Get("X-Accel-Expires") != c.again || res.Header.Get("Ratelimit") != "" {
+		if c.status == 550 { // and the seconds: nginx says the rest
+			if wait := res.StatusCode - 550; !slices.Contains(Waits(), wait) || wait < 5 || wait > 20 || res.ContentLength != 0 {
+				t.Errorf("ten come for each who is let in, and nginx is told %d, in %d bytes", res.StatusCode, res.ContentLength)
+			}
+			res.StatusCode = c.status
+		}
+		if saw := observed[len(observed)-1]; saw != min(c.status, 503) {
+			t.Errorf("counted as %d, want %d", saw, min(c.status, 503))
+		}
+		if res.Header.Get("X-Accel-Expires") != c.again || res.Header.Get("Ratelimit") != "" {
 			t.Errorf("with the lot %q: status %d, %v", c.lot, res.StatusCode, res.Header)
 		}
 		if secs, err := strconv.Atoi(res.Header.Get("Retry-After")); c.status == 503 && (err != nil || secs < 5 || secs > 15) {

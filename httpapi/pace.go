@@ -3,6 +3,7 @@ package httpapi
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -67,12 +68,28 @@ func later(turns int) int {
 }
 
 // crowded is errOverloaded where so many come for each who is let in, of whom most are told no before they come here.
-type crowded struct{ turns float64 }
+type crowded struct {
+	turns float64
+	again bool // nginx may say it to others, too
+}
 
 func (c crowded) Error() string {
 	return fmt.Sprintf("httpapi: %.0f come for each who is let in", c.turns)
 }
 func (c crowded) Unwrap() error { return errOverloaded }
+
+// Where nginx may say the no of a crowd to others, too, it is told only how long they are to wait: by a status of 550 and so many
+// seconds, without a body. It keeps that in memory, and says the 503 itself (nginx/shared/away.conf).
+const away = 550
+
+// Waits are the seconds that nginx can tell a crowd to wait.
+func Waits() []int { return []int{1, 2, 3, 5, 8, 12, 20, longest} }
+
+// wait is the next of them.
+func (c crowded) wait() int {
+	n, _ := slices.BinarySearch(Waits(), later(int(c.turns)))
+	return Waits()[n]
+}
 
 // lookAgain says with a payment that has no outcome yet when to look again: after half the time since its last step. Those
 // who wait are most when least can be done, and each look takes from what they wait for.

@@ -203,6 +203,10 @@ func (a *API) fail(c *fiber.Ctx, err error) error {
 	}
 	var many crowded
 	if errors.As(err, &many) {
+		if many.again {
+			c.Set("X-Accel-Expires", "1")
+			return c.Status(away + many.wait()).Send(nil)
+		}
 		k.retry = later(int(many.turns))
 	}
 	if k.retry > 0 {

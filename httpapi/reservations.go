@@ -72,10 +72,7 @@ func (a *API) door(s Reservations) fiber.Handler {
 		if !turned.Away {
 			return c.Next()
 		}
-		if turned.Again {
-			c.Set("X-Accel-Expires", "1")
-		}
-		return crowded{turned.Turns}
+		return crowded{turned.Turns, turned.Again}
 	}
 }
 

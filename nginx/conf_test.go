@@ -83,6 +83,20 @@ func ok(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusOK)
 }
 
+// refuse answers as a service does.
+func refuse(w http.ResponseWriter, r *http.Request, status int, name string) {
+	_, _ = io.Copy(io.Discard, r.Body)
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	if status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests {
+		w.Header().Set("Retry-After", "9")
+	}
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(httpapi.Problem{
+		Type: "/problems/" + name, Title: "No", Status: status, Detail: "The service says so.", RequestID: r.Header.Get("X-Request-Id"),
+	})
+}
+
 // dies reads the request and closes the connection without an answer, as a killed process does.
 func dies(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.Copy(io.Discard, r.Body)
@@ -141,10 +155,18 @@ func (c caller) try(method, path, body string, headers ...string) (answer, error
 	for i := 0; i < len(headers); i += 2 {
 		req.Header.Set(headers[i], headers[i+1])
 	}
+	return c.send(req)
+}
+
+func (c caller) send(req *http.Request) (answer, error) {
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return answer{}, err
 	}
+	return read(resp)
+}
+
+func read(resp *http.Response) (answer, error) {
 	defer func() { _ = resp.Body.Close() }()
 	b, err := io.ReadAll(resp.Body)
 	return answer{resp.StatusCode, resp.Header, string(b)}, err
@@ -369,9 +391,10 @@ limit_conn_zone $client zone=underway:1m;
 map $uri $client_policy { default '"client";q=1;w=60'; }
 `}
 	front := testenv.Nginx(t, "sync", s)
-	stranger, here := from(t, "127.0.0.2", front), from(t, "127.0.0.1", front)
-	for path, burst := range map[string]int{"/api/v1/sales": 200, "/api/v1/auth/login": 40} {
-		passed := 0
+	here, strangers := from(t, "127.0.0.1", front), 1
+	for path, burst := range map[string]int{"/api/v1/sales": 200, "/api/v1/auth/login": 40, "/api/v1/reservations": 200} {
+		strangers++
+		stranger, passed := from(t, fmt.Sprintf("127.0.0.%d", strangers), front), 0
 		for range burst + 10 {
 			a := stranger.do("POST", path, "{}")
 			if a.status == 200 {
@@ -457,25 +480,23 @@ func TestAgain(t *testing.T) {
 		mu.Lock()
 		came[r.Method+lot]++
 		mu.Unlock()
-		w.Header().Set("X-Accel-Expires", "1")
-		w.Header().Set("X-Content-Type-Options", "nosniff")
-		w.Header().Set("Cache-Control", "no-store")
-		kind := "overloaded"
 		switch {
 		case r.Method != http.MethodPost || lot < "40":
+			w.Header().Set("X-Accel-Expires", "1")
 			ok(w, r)
-			return
 		case lot < "80": // no crowd
-			w.Header().Del("X-Accel-Expires")
 			w.Header().Set("Cache-Control", "max-age=60")
-			kind = "uncertain"
+			refuse(w, r, http.StatusServiceUnavailable, "uncertain")
+		default:
+			n, err := strconv.ParseUint(lot, 16, 8)
+			if err != nil {
+				t.Error(err)
+			}
+			waits := httpapi.Waits()
+			w.Header().Set("X-Accel-Expires", "1")
+			w.Header().Set("Cache-Control", "no-store")
+			w.WriteHeader(550 + waits[int(n/4)%len(waits)])
 		}
-		w.Header().Set("Content-Type", "application/problem+json")
-		w.Header().Set("Retry-After", "9")
-		w.WriteHeader(http.StatusServiceUnavailable)
-		_ = json.NewEncoder(w).Encode(httpapi.Problem{
-			Type: "/problems/" + kind, Title: "No", Status: http.StatusServiceUnavailable, Detail: "Come again.", RequestID: r.Header.Get("X-Request-Id"),
-		})
 	})
 	asked := func(from, to string) (n int) {
 		mu.Lock()
@@ -490,6 +511,7 @@ func TestAgain(t *testing.T) {
 	c := from(t, "127.0.0.1", testenv.Nginx(t, "sync", site(in)))
 	const shoppers = 1600
 	let, uncertain, no, began := 0, 0, 0, time.Now()
+	told := map[string]int{}
 	for n := range shoppers {
 		a := c.do("POST", "/api/v1/reservations", "{}", "X-Request-Id", fmt.Sprintf("mine-%d", n), "X-Lot", "f0")
 		switch {
@@ -499,21 +521,27 @@ func TestAgain(t *testing.T) {
 		case strings.Contains(a.body, "uncertain"):
 			uncertain++
 			c.problem(a, http.StatusServiceUnavailable, "uncertain")
-		default:
-			no++
-			c.problem(a, http.StatusServiceUnavailable, "overloaded")
+			continue
 		}
+		no++
+		c.problem(a, http.StatusServiceUnavailable, "overloaded")
 		if id := a.header.Values("X-Request-Id"); len(id) != 1 || id[0] != fmt.Sprintf("mine-%d", n) {
 			t.Errorf("shopper %d is answered with the request id %q", n, id)
 		}
-		if retry := a.header.Values("Retry-After"); len(retry) != 1 || retry[0] != "9" {
-			t.Errorf("told to come again after %q", retry)
-		}
+		told[strings.Join(a.header.Values("Retry-After"), " and ")]++
 		for name, want := range map[string]string{"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "X-Accel-Expires": ""} {
-			if v := a.header.Get(name); v != want && !strings.Contains(a.body, "uncertain") {
+			if v := a.header.Get(name); v != want {
 				t.Errorf("%s is %q, want %q", name, v, want)
 			}
 		}
+	}
+	for _, wait := range httpapi.Waits() { // as many are told each
+		if n := told[strconv.Itoa(wait)]; n < no/len(httpapi.Waits())/2 {
+			t.Errorf("%d of %d are told to come again after %d s", n, no, wait)
+		}
+	}
+	if len(told) != len(httpapi.Waits()) {
+		t.Errorf("told to come again after %v", told)
 	}
 	lots := 0
 	mu.Lock()
@@ -544,6 +572,68 @@ func TestAgain(t *testing.T) {
 		if c.do("POST", "/api/v1/reservations", "{}"); time.Now().After(patience) {
 			t.Fatal("nginx goes on saying no")
 		}
+	}
+}
+
+// TestPass: where nginx looks at the service's status, everything passes that the service says to one alone; a failure says as
+// little of what was done as silence does. What is no body nginx refuses.
+func TestPass(t *testing.T) {
+	t.Parallel()
+	in := newInstance(t, func(w http.ResponseWriter, r *http.Request) {
+		status, err := strconv.Atoi(r.Header.Get("X-Want"))
+		if err != nil || r.URL.Path != "/api/v1/reservations" {
+			t.Errorf("%s %q: %v", r.URL.Path, r.Header.Get("X-Want"), err)
+		}
+		refuse(w, r, status, "of-the-service")
+	})
+	front := testenv.Nginx(t, "sync", site(in))
+	c := from(t, "127.0.0.1", front)
+	for _, status := range []int{400, 401, 402, 403, 404, 405, 409, 410, 411, 413, 415, 422, 429, 500, 503} {
+		for _, chunked := range []bool{false, true} {
+			var body io.Reader = strings.NewReader("{}")
+			if chunked {
+				body = struct{ io.Reader }{body}
+			}
+			req, err := http.NewRequestWithContext(t.Context(), "POST", c.base+"/api/v1/reservations", body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("X-Want", strconv.Itoa(status))
+			a, err := c.send(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, name := status, "of-the-service"
+			if !chunked && status == 413 {
+				name = "body-too-large"
+			}
+			if !chunked && status == 500 {
+				want, name = 503, "uncertain"
+			}
+			c.problem(a, want, name)
+		}
+	}
+	before := in.arrivals()
+	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", front)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	if _, err := io.WriteString(conn, "POST /api/v1/reservations HTTP/1.1\r\nHost: shop\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := read(resp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.problem(a, 400, "malformed")
+	c.problem(c.do("GET", "/@chunked", ""), 404, "not-found")
+	if in.arrivals() != before {
+		t.Error("what is no request reached the service")
 	}
 }
 
@@ -723,9 +813,13 @@ func TestRoutes(t *testing.T) {
 // TestProblems: what nginx calls a problem is one that the API's document knows and explains.
 func TestProblems(t *testing.T) {
 	t.Parallel()
-	conf, err := os.ReadFile("shared/problems.conf")
-	if err != nil {
-		t.Fatal(err)
+	var conf []byte
+	for _, name := range []string{"problems", "overloaded"} {
+		b, err := os.ReadFile("shared/" + name + ".conf")
+		if err != nil {
+			t.Fatal(err)
+		}
+		conf = append(conf, b...)
 	}
 	document, err := os.ReadFile("../httpapi/openapi.yaml")
 	if err != nil {
