@@ -323,12 +323,17 @@ func (o *outbox) letGo(event id.ID) {
 	}
 }
 
-func (o *outbox) removed(events []id.ID) {
+// removed returns those that the relay has leased meanwhile: the outbox may remember them for that, and nobody sends them.
+func (o *outbox) removed(events []id.ID) (leased []id.ID) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, e := range events {
+		if h := o.inHand[e]; h != nil && h.leased != nil {
+			leased = append(leased, e)
+		}
 		delete(o.inHand, e)
 	}
+	return leased
 }
 
 // due returns what the relay is to send now: what it has left alone before, and what it has just leased; but not what is in
@@ -404,8 +409,10 @@ func (o *outbox) remove(ctx context.Context, first id.ID) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	if err := o.store.MarkSent(ctx, ids); err != nil {
-		o.log.WarnContext(ctx, "sent events stay in the outbox and are sent once more", "service", o.service, "error", err)
+	for len(ids) > 0 {
+		if err := o.store.MarkSent(ctx, ids); err != nil {
+			o.log.WarnContext(ctx, "sent events stay in the outbox and are sent once more", "service", o.service, "error", err)
+		}
+		ids = o.removed(ids) // none, the second time
 	}
-	o.removed(ids)
 }

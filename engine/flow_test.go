@@ -11,6 +11,8 @@ import (
 	"flashsale/transport"
 	"flashsale/transport/inproc"
 	"log/slog"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -43,13 +45,7 @@ func TestNotSentTwice(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			var ahead atomic.Int64
-			clock := func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
-			store := sqlitepayment.New(databases.SQLite(t, sqlitepayment.Migrations), clock)
-			p, _, err := store.Begin(t.Context(), payment.Payment{
-				ID: id.Derive("payment"), Order: id.Derive("order"), User: id.Derive("user"),
-				Amount: money.Money{Amount: 1, Currency: "EUR"}, State: payment.Requested,
-			})
-			must(t, err)
+			store, e := begun(t, func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) })
 			bus, calls, under, answer := inproc.New(), atomic.Int64{}, make(chan struct{}), make(chan error)
 			bus.Handle(transport.Inventory, func(context.Context, transport.Envelope) ([]transport.Envelope, error) {
 				if calls.Add(1) > 1 {
@@ -67,7 +63,6 @@ func TestNotSentTwice(t *testing.T) {
 			go func() { ended <- flow.Run(ctx) }()
 			go func() {
 				defer close(sent)
-				e, _ := payment.Follow(p)
 				flow.Follow(ctx, transport.Payment, []transport.Envelope{e})
 			}()
 			<-under
@@ -81,8 +76,9 @@ func TestNotSentTwice(t *testing.T) {
 			<-sent
 			for left := 1; left > 0; {
 				<-box.found
-				left, _, err = store.Backlog(t.Context())
+				n, _, err := store.Backlog(t.Context())
 				must(t, err)
+				left = n
 			}
 			if calls.Load() != c.calls {
 				t.Errorf("it was sent %d times, want %d", calls.Load(), c.calls)
@@ -91,4 +87,77 @@ func TestNotSentTwice(t *testing.T) {
 			must(t, <-ended)
 		})
 	}
+}
+
+// overtaken is an outbox whose first removal waits until the relay has leased what is removed.
+type overtaken struct {
+	watched
+	first  sync.Once
+	leased chan struct{}
+	marked chan []id.ID
+}
+
+func (o *overtaken) MarkSent(ctx context.Context, ids []id.ID) error {
+	o.first.Do(func() { <-o.leased })
+	err := o.Outbox.MarkSent(ctx, ids)
+	o.marked <- ids
+	return err
+}
+
+// TestRemovedWhileLeased: what the relay leases while it is being removed is removed once more, for an outbox may remember what
+// is leased until it is told that it was sent; nobody sends it again.
+func TestRemovedWhileLeased(t *testing.T) {
+	t.Parallel()
+	var ahead atomic.Int64
+	store, e := begun(t, func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) })
+	bus, calls := inproc.New(), atomic.Int64{}
+	bus.Handle(transport.Inventory, func(context.Context, transport.Envelope) ([]transport.Envelope, error) {
+		calls.Add(1)
+		return nil, nil
+	})
+	must(t, bus.Start(t.Context()))
+	flow := engine.NewFlow(bus, time.Minute, slog.New(slog.DiscardHandler))
+	box := &overtaken{watched: watched{store, make(chan int)}, leased: make(chan struct{}), marked: make(chan []id.ID)}
+	flow.Keep(transport.Payment, box)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- flow.Run(ctx) }()
+	flow.Follow(ctx, transport.Payment, []transport.Envelope{e})
+	ahead.Add(int64(time.Minute)) // longer than a direct send should take
+	for <-box.found == 0 {        // until the relay has it
+	}
+	<-box.found // and has put it aside
+	close(box.leased)
+	patience := time.After(10 * time.Second)
+	for range 2 {
+		for told := false; !told; {
+			select {
+			case ids := <-box.marked:
+				if told = true; !slices.Equal(ids, []id.ID{e.ID}) {
+					t.Errorf("removed: %v, want %v", ids, e.ID)
+				}
+			case <-box.found:
+			case <-patience:
+				t.Fatal("it was removed once, and leased since")
+			}
+		}
+	}
+	cancel()
+	must(t, <-ended)
+	if calls.Load() != 1 {
+		t.Errorf("it was sent %d times", calls.Load())
+	}
+}
+
+// begun is an outbox with one event.
+func begun(t *testing.T, clock func() time.Time) (transport.Outbox, transport.Envelope) {
+	t.Helper()
+	store := sqlitepayment.New(databases.SQLite(t, sqlitepayment.Migrations), clock)
+	p, _, err := store.Begin(t.Context(), payment.Payment{
+		ID: id.Derive("payment"), Order: id.Derive("order"), User: id.Derive("user"),
+		Amount: money.Money{Amount: 1, Currency: "EUR"}, State: payment.Requested,
+	})
+	must(t, err)
+	e, _ := payment.Follow(p)
+	return store, e
 }
