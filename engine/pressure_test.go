@@ -255,6 +255,33 @@ func TestThrottleBehindNginx(t *testing.T) {
 	}
 }
 
+// TestWithoutALot: who comes past the server in front has no better chance than who is told no there.
+func TestWithoutALot(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		p := &till{perSecond: 200, most: 512, told: make([]time.Time, engine.Lots), chance: chance()}
+		th := engine.NewThrottle(p.pressure, time.Now, slog.New(slog.DiscardHandler))
+		go func() { _ = th.Run(ctx) }()
+		all := []*engine.Throttle{th}
+		_, _, _ = p.run(all, 2000, 20*time.Second)
+		in := 0
+		const times = 400
+		for range times {
+			_, _, _ = p.run(all, 2000, 50*time.Millisecond)
+			if turned := th.Come(-1); !turned.Away {
+				in++
+			} else if turned.Again {
+				t.Fatal("nobody in front can say so again")
+			}
+		}
+		if in < times/40 || in > times/4 {
+			t.Errorf("of %d without a lot %d are asked in; of all a tenth is", times, in)
+		}
+	})
+}
+
 // TestWhenIsTooMany: many under way are too many, and many that nobody has come to for a second, of those that get done;
 // what one death leaves behind is not, nor is what waits where nothing gets done. A till that does not answer now and then
 // changes nothing, and has no say when it never does.

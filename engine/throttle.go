@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"math"
+	"math/rand/v2"
 	"sync"
 	"time"
 )
@@ -47,14 +48,14 @@ type Turned struct {
 }
 
 // Come counts one who comes, and says whether he is turned away, so that no more needs to be known of him; who is not may
-// Enter. A server in front has each draw a lot, 0 to Lots-1; without one it is -1.
+// Enter. A server in front has each draw a lot, 0 to Lots-1; without one it is -1, and he has no better chance than others.
 func (t *Throttle) Come(lot int) Turned {
 	now := t.clock()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.came++
 	t.lots.come(lot)
-	if t.rate == 0 || t.token(now) {
+	if t.rate == 0 || (lot >= 0 || t.lots.asked(rand.IntN(Lots))) && t.token(now) {
 		return Turned{}
 	}
 	t.turned++

@@ -3,7 +3,6 @@ package httpapi
 import (
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -81,15 +80,6 @@ func (c crowded) Unwrap() error { return errOverloaded }
 // Where nginx may say the no of a crowd to others, too, it is told only how long they are to wait: by a status of 550 and so many
 // seconds, without a body. It keeps that in memory, and says the 503 itself (nginx/shared/away.conf).
 const away = 550
-
-// Waits are the seconds that nginx can tell a crowd to wait.
-func Waits() []int { return []int{1, 2, 3, 5, 8, 12, 20, longest} }
-
-// wait is the next of them.
-func (c crowded) wait() int {
-	n, _ := slices.BinarySearch(Waits(), later(int(c.turns)))
-	return Waits()[n]
-}
 
 // lookAgain says with a payment that has no outcome yet when to look again: after half the time since its last step. Those
 // who wait are most when least can be done, and each look takes from what they wait for.

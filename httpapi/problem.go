@@ -182,7 +182,7 @@ func (a *API) classify(err error) (k kind, detail string) {
 	return internal(), internal().advice
 }
 
-// fail writes the problem of an error. It is the only place that does.
+// fail writes the problem of an error, or has nginx write it. It is the only place that does.
 func (a *API) fail(c *fiber.Ctx, err error) error {
 	if errors.Is(err, fiber.ErrRequestTimeout) { // no whole request has come: the client may take an answer now for that to its next one
 		return c.Context().Conn().Close()
@@ -203,11 +203,11 @@ func (a *API) fail(c *fiber.Ctx, err error) error {
 	}
 	var many crowded
 	if errors.As(err, &many) {
+		k.retry = later(int(many.turns))
 		if many.again {
 			c.Set("X-Accel-Expires", "1")
-			return c.Status(away + many.wait()).Send(nil)
+			return c.Status(away + k.retry).Send(nil)
 		}
-		k.retry = later(int(many.turns))
 	}
 	if k.retry > 0 {
 		c.Set("Retry-After", strconv.Itoa(k.retry))

@@ -65,7 +65,7 @@ func (a *API) MountReservations(s Reservations) {
 func (a *API) door(s Reservations) fiber.Handler {
 	return func(c *fiber.Ctx) error {
 		lot := -1
-		if v, err := strconv.ParseUint(c.Get("X-Lot"), 16, 8); err == nil {
+		if v, err := strconv.ParseUint(c.Get("X-Crowd-Lot"), 16, 8); err == nil {
 			lot = int(v) * engine.Lots / 256
 		}
 		turned := s.Come(lot)

@@ -18,6 +18,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -469,16 +470,65 @@ func TestCrowd(t *testing.T) {
 	asked.Wait()
 }
 
+// TestHangUp: who has asked for a unit and hangs up keeps his place in the crowd until the service is done with him.
+func TestHangUp(t *testing.T) {
+	t.Parallel()
+	for way, body := range map[string]string{"at once": "Content-Length: 2\r\n\r\n{}", "in chunks": "Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"} {
+		t.Run(way, func(t *testing.T) {
+			t.Parallel()
+			here, left, done := make(chan struct{}, 3), make(chan struct{}, 3), make(chan struct{})
+			in := newInstance(t, func(w http.ResponseWriter, r *http.Request) {
+				_, _ = io.Copy(io.Discard, r.Body) // or nobody looks whether he is there
+				here <- struct{}{}
+				select {
+				case <-done:
+				case <-r.Context().Done():
+					left <- struct{}{}
+				}
+				ok(w, r)
+			})
+			release := sync.OnceFunc(func() { close(done) })
+			t.Cleanup(release) // or the instance never closes
+			s := site(in)
+			s.Files = map[string]string{"crowd.conf": "limit_conn crowd 2;"}
+			front := testenv.Nginx(t, "sync", s)
+			for range 2 {
+				conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", front)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := io.WriteString(conn, "POST /api/v1/reservations HTTP/1.1\r\nHost: shop\r\n"+body); err != nil {
+					t.Fatal(err)
+				}
+				<-here
+				if err := conn.Close(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			select {
+			case <-left:
+				t.Error("the service was left alone with it")
+			case <-time.After(300 * time.Millisecond): // nginx looks at once
+			}
+			c := from(t, "127.0.0.1", front)
+			c.problem(c.do("POST", "/api/v1/reservations", "{}"), http.StatusServiceUnavailable, "overloaded")
+			release()
+		})
+	}
+}
+
 // TestAgain: what a service says no to for the next second, too, nginx says no to to others with the same lot, with the id of the request
 // that it answers; it repeats nothing else, whatever that says of itself, and asks again soon.
 func TestAgain(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex
 	came := map[string]int{} // by method and lot
+	over := map[string]bool{}
 	in := newInstance(t, func(w http.ResponseWriter, r *http.Request) {
-		lot := r.Header.Get("X-Lot")
+		lot := r.Header.Get("X-Crowd-Lot")
 		mu.Lock()
 		came[r.Method+lot]++
+		over[r.RemoteAddr] = true
 		mu.Unlock()
 		switch {
 		case r.Method != http.MethodPost || lot < "40":
@@ -486,16 +536,16 @@ func TestAgain(t *testing.T) {
 			ok(w, r)
 		case lot < "80": // no crowd
 			w.Header().Set("Cache-Control", "max-age=60")
+			w.Header().Set("X-Accel-Expires", "60")
 			refuse(w, r, http.StatusServiceUnavailable, "uncertain")
 		default:
 			n, err := strconv.ParseUint(lot, 16, 8)
 			if err != nil {
 				t.Error(err)
 			}
-			waits := httpapi.Waits()
 			w.Header().Set("X-Accel-Expires", "1")
 			w.Header().Set("Cache-Control", "no-store")
-			w.WriteHeader(550 + waits[int(n/4)%len(waits)])
+			w.WriteHeader(551 + int(n/4)%30)
 		}
 	})
 	asked := func(from, to string) (n int) {
@@ -513,7 +563,7 @@ func TestAgain(t *testing.T) {
 	let, uncertain, no, began := 0, 0, 0, time.Now()
 	told := map[string]int{}
 	for n := range shoppers {
-		a := c.do("POST", "/api/v1/reservations", "{}", "X-Request-Id", fmt.Sprintf("mine-%d", n), "X-Lot", "f0")
+		a := c.do("POST", "/api/v1/reservations", "{}", "X-Request-Id", fmt.Sprintf("mine-%d", n), "X-Crowd-Lot", "f0")
 		switch {
 		case a.status == http.StatusOK:
 			let++
@@ -535,12 +585,12 @@ func TestAgain(t *testing.T) {
 			}
 		}
 	}
-	for _, wait := range httpapi.Waits() { // as many are told each
-		if n := told[strconv.Itoa(wait)]; n < no/len(httpapi.Waits())/2 {
-			t.Errorf("%d of %d are told to come again after %d s", n, no, wait)
+	for wait := 1; wait <= 30; wait++ {
+		if told[strconv.Itoa(wait)] == 0 {
+			t.Errorf("nobody is told to come again after %d s", wait)
 		}
 	}
-	if len(told) != len(httpapi.Waits()) {
+	if len(told) != 30 {
 		t.Errorf("told to come again after %v", told)
 	}
 	lots := 0
@@ -554,6 +604,9 @@ func TestAgain(t *testing.T) {
 	mu.Unlock()
 	if lots != 64 {
 		t.Errorf("%d lots, want 64", lots)
+	}
+	if len(over) > 2*runtime.NumCPU() { // one comes at a time, to any of nginx's workers
+		t.Errorf("the service was asked over %d connections", len(over))
 	}
 	if asked("00", "40") != let || asked("40", "80") != uncertain {
 		t.Errorf("%d were let in and %d told nothing certain, the service has seen %d and %d", let, uncertain, asked("00", "40"), asked("40", "80"))
@@ -575,43 +628,37 @@ func TestAgain(t *testing.T) {
 	}
 }
 
-// TestPass: where nginx looks at the service's status, everything passes that the service says to one alone; a failure says as
-// little of what was done as silence does. What is no body nginx refuses.
+// TestPass: where nginx looks at the service's status, everything passes that the service says to one alone, and where the body
+// comes in chunks all of it; a chunk that is none is nginx's own to refuse.
 func TestPass(t *testing.T) {
 	t.Parallel()
 	in := newInstance(t, func(w http.ResponseWriter, r *http.Request) {
 		status, err := strconv.Atoi(r.Header.Get("X-Want"))
-		if err != nil || r.URL.Path != "/api/v1/reservations" {
-			t.Errorf("%s %q: %v", r.URL.Path, r.Header.Get("X-Want"), err)
+		chunked := r.Header.Get("X-Way") == "in chunks"
+		if lot := r.Header.Get("X-Crowd-Lot"); err != nil || r.URL.Path != "/api/v1/reservations" || chunked != (lot == "") {
+			t.Errorf("%s %s, with lot %q: %v", r.Header.Get("X-Way"), r.URL.Path, lot, err)
 		}
+		w.Header().Set("X-Accel-Expires", "60") // even so
 		refuse(w, r, status, "of-the-service")
 	})
 	front := testenv.Nginx(t, "sync", site(in))
 	c := from(t, "127.0.0.1", front)
-	for _, status := range []int{400, 401, 402, 403, 404, 405, 409, 410, 411, 413, 415, 422, 429, 500, 503} {
-		for _, chunked := range []bool{false, true} {
-			var body io.Reader = strings.NewReader("{}")
-			if chunked {
-				body = struct{ io.Reader }{body}
-			}
-			req, err := http.NewRequestWithContext(t.Context(), "POST", c.base+"/api/v1/reservations", body)
-			if err != nil {
-				t.Fatal(err)
-			}
-			req.Header.Set("X-Want", strconv.Itoa(status))
-			a, err := c.send(req)
-			if err != nil {
-				t.Fatal(err)
-			}
-			want, name := status, "of-the-service"
-			if !chunked && status == 413 {
-				name = "body-too-large"
-			}
-			if !chunked && status == 500 {
-				want, name = 503, "uncertain"
-			}
-			c.problem(a, want, name)
+	for _, status := range []int{400, 401, 402, 403, 404, 405, 409, 410, 415, 422, 429, 500, 503} {
+		for range 100 { // of 64 lots
+			c.problem(c.do("POST", "/api/v1/reservations", "{}", "X-Want", strconv.Itoa(status)), status, "of-the-service")
 		}
+		req, err := http.NewRequestWithContext(t.Context(), "POST", c.base+"/api/v1/reservations", struct{ io.Reader }{strings.NewReader("{}")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("X-Want", strconv.Itoa(status))
+		req.Header.Set("X-Way", "in chunks")
+		req.Header.Set("X-Crowd-Lot", "f0") // whatever he says
+		a, err := c.send(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.problem(a, status, "of-the-service")
 	}
 	before := in.arrivals()
 	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", front)
@@ -619,7 +666,10 @@ func TestPass(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close() }()
-	if _, err := io.WriteString(conn, "POST /api/v1/reservations HTTP/1.1\r\nHost: shop\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(conn, "POST /api/v1/reservations HTTP/1.1\r\nHost: shop\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n"); err != nil {
 		t.Fatal(err)
 	}
 	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
