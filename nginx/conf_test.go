@@ -22,6 +22,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -685,6 +686,57 @@ func TestPass(t *testing.T) {
 	if in.arrivals() != before {
 		t.Error("what is no request reached the service")
 	}
+}
+
+// TestLog: the lines of all workers come whole where they go down one pipe, as in a container, and its reader is slow.
+func TestLog(t *testing.T) {
+	t.Parallel()
+	const requests = 2000
+	pipe := filepath.Join(t.TempDir(), "log")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, err := os.OpenFile(pipe, os.O_RDWR, 0) // a writer, too: it does not end before nginx has begun
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = r.Close() }()
+	conf, err := os.ReadFile("site/log.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := site(newInstance(t, ok))
+	s.Files = map[string]string{"log.conf": strings.Replace(string(conf), "/dev/stdout", pipe, 1)}
+	c := from(t, "127.0.0.1", testenv.Nginx(t, "sync", s))
+	var all sync.WaitGroup
+	for range 16 {
+		all.Go(func() {
+			for range requests / 16 {
+				if a, err := c.try("GET", "/api/v1/sales?"+strings.Repeat("x", 100), ""); err != nil || a.status != http.StatusOK {
+					t.Errorf("status %d, %v", a.status, err)
+				}
+			}
+		})
+	}
+	lines := bufio.NewScanner(bufio.NewReaderSize(slow{r}, 512))
+	for n := range requests {
+		var line struct{ Request, Path string }
+		if !lines.Scan() {
+			t.Fatal(lines.Err())
+		}
+		if err := json.Unmarshal(lines.Bytes(), &line); err != nil || line.Request == "" {
+			t.Fatalf("line %d is none: %v: %q", n, err, lines.Text())
+		}
+	}
+	all.Wait()
+}
+
+// slow is read in small parts, so that writers wait.
+type slow struct{ io.Reader }
+
+func (s slow) Read(p []byte) (int, error) {
+	time.Sleep(time.Millisecond)
+	return s.Reader.Read(p[:min(len(p), 512)])
 }
 
 // TestGreedy: one address has so many places of those who ask for a unit, and so many streams; others do not wait for it.
