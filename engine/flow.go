@@ -323,7 +323,18 @@ func (o *outbox) letGo(event id.ID) {
 	}
 }
 
-// removed returns those that the relay has leased meanwhile: the outbox may remember them for that, and nobody sends them.
+// removing forgets what the relay has leased so far: the outbox is told of it now.
+func (o *outbox) removing(events []id.ID) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, e := range events {
+		if h := o.inHand[e]; h != nil {
+			h.leased = nil
+		}
+	}
+}
+
+// removed returns those that the relay has leased since: the outbox may remember them for that, and nobody sends them.
 func (o *outbox) removed(events []id.ID) (leased []id.ID) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -407,12 +418,17 @@ func (o *outbox) remove(ctx context.Context, first id.ID) {
 		}
 		break
 	}
+	o.removing(ids)
+	o.mark(ctx, ids)
+	if again := o.removed(ids); len(again) > 0 {
+		o.mark(ctx, again)
+	}
+}
+
+func (o *outbox) mark(ctx context.Context, ids []id.ID) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	for len(ids) > 0 {
-		if err := o.store.MarkSent(ctx, ids); err != nil {
-			o.log.WarnContext(ctx, "sent events stay in the outbox and are sent once more", "service", o.service, "error", err)
-		}
-		ids = o.removed(ids) // none, the second time
+	if err := o.store.MarkSent(ctx, ids); err != nil {
+		o.log.WarnContext(ctx, "sent events stay in the outbox and are sent once more", "service", o.service, "error", err)
 	}
 }

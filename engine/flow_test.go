@@ -21,7 +21,8 @@ import (
 // watched tells of each look at an outbox what it has found.
 type watched struct {
 	transport.Outbox
-	found chan int
+	found  chan int
+	marked *atomic.Int64 // times that something was removed
 }
 
 func (w watched) Unsent(ctx context.Context, age time.Duration, limit int) ([]transport.Envelope, error) {
@@ -31,6 +32,11 @@ func (w watched) Unsent(ctx context.Context, age time.Duration, limit int) ([]tr
 	case <-ctx.Done():
 	}
 	return es, err
+}
+
+func (w watched) MarkSent(ctx context.Context, ids []id.ID) error {
+	w.marked.Add(1)
+	return w.Outbox.MarkSent(ctx, ids)
 }
 
 // TestNotSentTwice: the relay leaves alone what its process is sending, however long that takes, and sends it when that has
@@ -56,7 +62,7 @@ func TestNotSentTwice(t *testing.T) {
 			})
 			must(t, bus.Start(t.Context()))
 			flow := engine.NewFlow(bus, time.Minute, slog.New(slog.DiscardHandler))
-			box := watched{store, make(chan int)}
+			box := watched{store, make(chan int), &atomic.Int64{}}
 			flow.Keep(transport.Payment, box)
 			ctx, cancel := context.WithCancel(t.Context())
 			ended, sent := make(chan error), make(chan struct{})
@@ -80,8 +86,8 @@ func TestNotSentTwice(t *testing.T) {
 				must(t, err)
 				left = n
 			}
-			if calls.Load() != c.calls {
-				t.Errorf("it was sent %d times, want %d", calls.Load(), c.calls)
+			if <-box.found; calls.Load() != c.calls || box.marked.Load() != 1 {
+				t.Errorf("it was sent %d times, want %d, and removed %d times", calls.Load(), c.calls, box.marked.Load())
 			}
 			cancel()
 			must(t, <-ended)
@@ -93,14 +99,18 @@ func TestNotSentTwice(t *testing.T) {
 type overtaken struct {
 	watched
 	first  sync.Once
+	begun  chan struct{}
 	leased chan struct{}
-	marked chan []id.ID
+	gone   chan []id.ID
 }
 
 func (o *overtaken) MarkSent(ctx context.Context, ids []id.ID) error {
-	o.first.Do(func() { <-o.leased })
+	o.first.Do(func() {
+		close(o.begun)
+		<-o.leased
+	})
 	err := o.Outbox.MarkSent(ctx, ids)
-	o.marked <- ids
+	o.gone <- ids
 	return err
 }
 
@@ -117,12 +127,13 @@ func TestRemovedWhileLeased(t *testing.T) {
 	})
 	must(t, bus.Start(t.Context()))
 	flow := engine.NewFlow(bus, time.Minute, slog.New(slog.DiscardHandler))
-	box := &overtaken{watched: watched{store, make(chan int)}, leased: make(chan struct{}), marked: make(chan []id.ID)}
+	box := &overtaken{watched: watched{store, make(chan int), nil}, begun: make(chan struct{}), leased: make(chan struct{}), gone: make(chan []id.ID, 16)}
 	flow.Keep(transport.Payment, box)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error)
 	go func() { ended <- flow.Run(ctx) }()
 	flow.Follow(ctx, transport.Payment, []transport.Envelope{e})
+	<-box.begun
 	ahead.Add(int64(time.Minute)) // longer than a direct send should take
 	for <-box.found == 0 {        // until the relay has it
 	}
@@ -132,7 +143,7 @@ func TestRemovedWhileLeased(t *testing.T) {
 	for range 2 {
 		for told := false; !told; {
 			select {
-			case ids := <-box.marked:
+			case ids := <-box.gone:
 				if told = true; !slices.Equal(ids, []id.ID{e.ID}) {
 					t.Errorf("removed: %v, want %v", ids, e.ID)
 				}
