@@ -26,6 +26,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"gopkg.in/yaml.v3"
 )
 
@@ -695,7 +696,7 @@ func TestPass(t *testing.T) {
 	}
 }
 
-// TestLog: the lines of all workers come whole where they go down one pipe, as in a container, and its reader is slow.
+// TestLog: the lines of all workers come whole where they go down one pipe, as in a container, and its reader does not keep up.
 func TestLog(t *testing.T) {
 	t.Parallel()
 	const requests = 2000
@@ -706,6 +707,16 @@ func TestLog(t *testing.T) {
 	r, err := os.OpenFile(pipe, os.O_RDWR, 0) // a writer, too: it does not end before nginx has begun
 	if err != nil {
 		t.Fatal(err)
+	}
+	raw, err := r.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var small error
+	if err := raw.Control(func(fd uintptr) {
+		_, small = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, 4096) // it is full at once: no reader is fast enough
+	}); err != nil || small != nil {
+		t.Fatal(err, small)
 	}
 	if err := r.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		t.Fatal(err)
@@ -729,7 +740,7 @@ func TestLog(t *testing.T) {
 			}
 		})
 	}
-	lines := bufio.NewScanner(bufio.NewReaderSize(slow{r}, 512))
+	lines := bufio.NewScanner(r)
 	for n := range requests {
 		var line struct{ Request, Path string }
 		if !lines.Scan() {
@@ -739,14 +750,6 @@ func TestLog(t *testing.T) {
 			t.Fatalf("line %d is none: %v: %q", n, err, lines.Text())
 		}
 	}
-}
-
-// slow is read in small parts, so that writers wait.
-type slow struct{ io.Reader }
-
-func (s slow) Read(p []byte) (int, error) {
-	time.Sleep(time.Millisecond)
-	return s.Reader.Read(p[:min(len(p), 512)])
 }
 
 // TestGreedy: one address has so many places of those who ask for a unit, and so many streams; others do not wait for it.
